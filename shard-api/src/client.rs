@@ -1,0 +1,411 @@
+//! Everything that can be asked of a shard.
+//!
+//! `ShardClient` is the only way to a shard: embedded shards implement it in place, shard processes will over RPC, and
+//! tests wrap it to lose answers. So requests are plain data, name their transaction, snapshot and table version, and
+//! keep no borrowed state. Dropping a returned future or stream cancels the request.
+
+use std::{any::Any, fmt, pin::Pin, sync::Arc, time::Duration};
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+
+use crate::{
+    descriptor::TableDescriptor,
+    error::ShardError,
+    expr::ScalarExpr,
+    ids::{LogIndex, Oid, ShardId, SnapshotId, StorageId, TxnId},
+    value::Datum,
+};
+
+/// Record batches of one shard, in the order the fragment promises.
+pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch, ShardError>> + Send>>;
+
+/// All columns of a table by position, dropped ones as `Null`.
+pub type Row = Vec<Datum>;
+
+/// A row's full key as stored: `[storage][slot?][primary key]`.
+pub type Key = Bytes;
+
+/// What every request of a statement says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct RequestContext {
+    /// The transaction; it begins on a shard with the first request that names it there. `None`: no transaction,
+    /// reads see the latest committed state (or `snapshot`) and a write must commit itself.
+    pub txn: Option<TxnId>,
+    /// Counts up with each statement and savepoint of the transaction. A shard tags what it writes with it, so that
+    /// `rollback_to(mark)` undoes a failed statement or returns to a savepoint.
+    pub mark: u32,
+    /// What reads see; `None` is the newest published state together with the transaction's own writes.
+    pub snapshot: Option<SnapshotId>,
+    /// The statement's `now()`, microseconds since 1970-01-01 UTC; expiry compares with it, never with a shard's clock.
+    pub now_micros: i64,
+    /// How long a row or table lock may be waited for; `None` waits until the statement is cancelled.
+    pub lock_timeout: Option<Duration>,
+}
+
+/// How a row is locked. As in Postgres: Update conflicts with all, NoKeyUpdate with all but KeyShare, Share with
+/// writers, KeyShare with Update alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowLock {
+    KeyShare,
+    Share,
+    NoKeyUpdate,
+    Update,
+}
+
+/// What to do when a lock is held by another transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitPolicy {
+    Wait,
+    /// `ShardError::LockNotAvailable`
+    NoWait,
+    /// Leave the row out.
+    SkipLocked,
+}
+
+/// Table locks; `Shared` by every write until its transaction ends, `Exclusive` by schema changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TableLock {
+    Shared,
+    Exclusive,
+}
+
+/// A stored row.
+#[derive(Clone, Debug)]
+pub struct StoredRow {
+    pub key: Key,
+    /// Encoded as `row::RowCodec` says.
+    pub value: Bytes,
+    /// Index of the entry that committed it; 0 for the transaction's own uncommitted rows.
+    pub version: LogIndex,
+}
+
+/// Reads rows by full row key, in the order of `keys`.
+#[derive(Clone, Debug)]
+pub struct GetRequest {
+    pub context: RequestContext,
+    pub table: Arc<TableDescriptor>,
+    pub keys: Vec<Key>,
+}
+
+/// Locks rows and returns them as they are after the wait.
+#[derive(Clone, Debug)]
+pub struct LockRowsRequest {
+    pub context: RequestContext,
+    pub table: Arc<TableDescriptor>,
+    /// Each row's key with the version that the statement saw.
+    pub rows: Vec<(Key, LogIndex)>,
+    pub lock: RowLock,
+    pub wait: WaitPolicy,
+}
+
+/// Which rows of a table a scan visits in one shard, and what it yields.
+#[derive(Clone, Debug)]
+pub struct ScanSpec {
+    pub table: Arc<TableDescriptor>,
+    /// Positions of the columns to decode, in output order.
+    pub columns: Vec<usize>,
+    /// Adds two columns behind `columns`: the row key (Binary, not null) and the version (UInt64, not null).
+    pub with_identity: bool,
+    pub access: Access,
+    /// Stop after so many rows. Exact only where the scan alone decides which rows qualify.
+    pub limit: Option<usize>,
+    /// Rows per batch at most.
+    pub batch_rows: usize,
+}
+
+/// How the rows are found. Ranges are over encoded keys, sorted, disjoint; `[start, end)`.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Every row of the table that this shard owns.
+    Full,
+    /// Row keys in these ranges.
+    KeyRanges(Vec<(Bytes, Bytes)>),
+    /// Entries of the index (position in `TableDescriptor::indexes`) in these ranges, then their rows.
+    IndexRanges { index: usize, ranges: Vec<(Bytes, Bytes)> },
+    /// Nothing: the predicate can hold for no row of this shard.
+    Empty,
+}
+
+/// Rows of a short scan, without Arrow.
+#[derive(Clone, Debug)]
+pub struct ScanRowsRequest {
+    pub context: RequestContext,
+    pub spec: ScanSpec,
+    pub reverse: bool,
+}
+
+/// A part of a plan for one shard.
+#[derive(Clone)]
+pub struct FragmentRequest {
+    pub context: RequestContext,
+    pub fragment: Fragment,
+}
+
+/// A fragment, opaque to this crate.
+#[derive(Clone)]
+pub enum Fragment {
+    /// An `Arc<dyn datafusion ExecutionPlan>` inside `Any`, of which the shard runs the given partition.
+    InProcess { plan: Arc<dyn Any + Send + Sync>, partition: usize },
+    /// A serialized plan: a format version and its bytes.
+    Bytes { version: u16, bytes: Bytes },
+}
+
+impl fmt::Debug for FragmentRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.fragment {
+            Fragment::InProcess { partition, .. } => format!("in process, partition {partition}"),
+            Fragment::Bytes { version, bytes } => format!("version {version}, {} bytes", bytes.len()),
+        };
+        f.debug_struct("FragmentRequest").field("context", &self.context).field("fragment", &kind).finish()
+    }
+}
+
+/// What a running fragment reads from: implemented by the shard, found by the scan operator in its task context.
+pub trait ScanSource: Send + Sync {
+    /// Batches of the rows in key order (index order for `IndexRanges`), on the request's snapshot.
+    fn scan(&self, spec: &ScanSpec) -> Result<BatchStream, ShardError>;
+}
+
+/// Changes rows of one table. On error the shard has undone everything tagged with `context.mark`.
+#[derive(Clone, Debug)]
+pub struct WriteRequest {
+    pub context: RequestContext,
+    pub table: Arc<TableDescriptor>,
+    /// Tables reachable over foreign keys in either direction, transitively, as far as this write can need them.
+    pub related: Arc<[Arc<TableDescriptor>]>,
+    pub op: WriteOp,
+    /// Commit with this call when it succeeds. Needed when `context.txn` is `None`; with a transaction it ends it.
+    pub commit: bool,
+    /// Whether to send back rows: new ones for INSERT and UPDATE, old ones for DELETE.
+    pub returning: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum WriteOp {
+    Insert {
+        rows: Vec<Row>,
+        on_conflict: OnConflict,
+    },
+    /// Rows found and computed by a query on this statement's snapshot.
+    Update {
+        rows: Vec<RowUpdate>,
+        /// Positions that the statement assigns (which constraints to check).
+        assigned: Vec<usize>,
+    },
+    /// Rows found by a query on this statement's snapshot.
+    Delete { rows: Vec<(Key, LogIndex)> },
+    /// Computed in the shard, under the row's lock: the fast path.
+    UpdateByKey {
+        key: Key,
+        /// Over the current row.
+        predicate: Option<ScalarExpr>,
+        /// Position and new value, over the current row.
+        assignments: Vec<(usize, ScalarExpr)>,
+        parameters: Arc<[Datum]>,
+    },
+    DeleteByKey {
+        key: Key,
+        predicate: Option<ScalarExpr>,
+        parameters: Arc<[Datum]>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct RowUpdate {
+    pub key: Key,
+    /// The version the statement saw.
+    pub seen: LogIndex,
+    pub row: Row,
+}
+
+#[derive(Clone, Debug)]
+pub enum OnConflict {
+    /// 23505
+    Fail,
+    /// `arbiter`: `None` is any unique constraint.
+    DoNothing { arbiter: Option<Arbiter> },
+    DoUpdate {
+        arbiter: Arbiter,
+        /// Over existing row ++ proposed row.
+        assignments: Vec<(usize, ScalarExpr)>,
+        predicate: Option<ScalarExpr>,
+        parameters: Arc<[Datum]>,
+    },
+}
+
+/// The unique constraint that decides what a conflict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arbiter {
+    PrimaryKey,
+    /// Position in `TableDescriptor::indexes`.
+    Index(usize),
+}
+
+#[derive(Clone, Debug)]
+pub enum WriteOutcome {
+    Done {
+        affected: u64,
+        /// Empty unless asked for; in the order of the request.
+        rows: Vec<Row>,
+    },
+    /// A row changed since the statement's snapshot. Everything with this mark is undone, the locks are kept: run the
+    /// statement again on a fresh snapshot (READ COMMITTED).
+    Retry,
+}
+
+/// A key-value change of the meta shard: the catalog's rows.
+#[derive(Clone, Debug)]
+pub struct MetaWrite {
+    pub key: Vec<u8>,
+    /// `None` deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How a sequence counts.
+#[derive(Clone, Debug)]
+pub struct SequenceSpec {
+    /// Identity of the counter; a dropped and recreated sequence has another.
+    pub storage: StorageId,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cycle: bool,
+}
+
+/// Values reserved from a sequence: `first`, `first + increment`, ... `count` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceValues {
+    pub first: i64,
+    pub count: u32,
+}
+
+/// A sequence's `last_value` and `is_called`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceState {
+    pub last_value: i64,
+    pub is_called: bool,
+}
+
+/// What a shard holds of one storage id; counted, not estimated, as of the last published state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageStats {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// One shard.
+///
+/// Rules for callers: statements of a transaction come one after the other; a transaction ends with `commit` or
+/// `rollback` on every shard that saw it. Rules for implementations: nothing is acknowledged before it is durable;
+/// a request that fails has changed nothing.
+#[async_trait]
+pub trait ShardClient: Send + Sync + fmt::Debug {
+    fn id(&self) -> ShardId;
+
+    /// Pins the newest published state and the transaction's own writes so far, until `close_snapshot`.
+    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError>;
+
+    fn close_snapshot(&self, snapshot: SnapshotId);
+
+    async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError>;
+
+    /// At most `spec.limit` rows (bounded by `SCAN_ROWS_MAX`), whole stored rows whatever `spec.columns` says.
+    async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError>;
+
+    async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError>;
+
+    /// `None` for a row that is gone, skipped, or whose version is not the one seen (`LockedRow::Changed`).
+    async fn lock_rows(&self, request: LockRowsRequest) -> Result<Vec<LockedRow>, ShardError>;
+
+    async fn lock_table(
+        &self,
+        context: &RequestContext,
+        table: Oid,
+        lock: TableLock,
+    ) -> Result<(), ShardError>;
+
+    async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ShardError>;
+
+    /// Undoes everything the transaction wrote here with a mark of `mark` or higher. Locks stay.
+    async fn rollback_to(&self, txn: TxnId, mark: u32) -> Result<(), ShardError>;
+
+    /// Whether `commit` would be accepted: the transaction is alive here and the shard takes writes.
+    async fn validate(&self, txn: TxnId) -> Result<(), ShardError>;
+
+    /// Returns after the commit is durable and visible. `ShardError::OutcomeUnknown` when the answer was lost.
+    async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError>;
+
+    async fn rollback(&self, txn: TxnId) -> Result<(), ShardError>;
+
+    /// Fills an index of a table that the transaction holds exclusively; the entries belong to the transaction.
+    /// A duplicate in a unique index is `UniqueViolation`.
+    async fn build_index(
+        &self,
+        context: &RequestContext,
+        table: Arc<TableDescriptor>,
+        index: usize,
+    ) -> Result<(), ShardError>;
+
+    /// Writes every row of `from` under the key, shape and indexes of `to` (another storage id), inside the
+    /// transaction, which holds the table exclusively. `from` stays as it is.
+    async fn rewrite_table(
+        &self,
+        context: &RequestContext,
+        from: Arc<TableDescriptor>,
+        to: Arc<TableDescriptor>,
+    ) -> Result<u64, ShardError>;
+
+    /// Deletes all keys of these storage ids in the background. Durable: continues after a restart.
+    async fn drop_storage(&self, storages: Vec<StorageId>) -> Result<(), ShardError>;
+
+    async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError>;
+
+    /// Storage ids that have keys here: to find those that no catalog entry refers to after a crash.
+    async fn storages(&self) -> Result<Vec<StorageId>, ShardError>;
+
+    /// Reserves `count` values, durably ahead of use; never rolled back.
+    async fn sequence_next(
+        &self,
+        spec: &SequenceSpec,
+        count: u32,
+    ) -> Result<SequenceValues, ShardError>;
+
+    async fn sequence_set(
+        &self,
+        spec: &SequenceSpec,
+        state: SequenceState,
+    ) -> Result<(), ShardError>;
+
+    /// `None`: never used.
+    async fn sequence_get(&self, spec: &SequenceSpec)
+    -> Result<Option<SequenceState>, ShardError>;
+
+    /// Meta shard: all entries whose key begins with the prefix, in key order.
+    async fn meta_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ShardError>;
+
+    /// Meta shard: atomically and durably writes all, provided that the entry at `guard.0` still is `guard.1`
+    /// (`ShardError::MetaConflict` otherwise).
+    async fn meta_write(
+        &self,
+        guard: (Vec<u8>, Option<Vec<u8>>),
+        writes: Vec<MetaWrite>,
+    ) -> Result<LogIndex, ShardError>;
+}
+
+/// Answer of `lock_rows`, one for each row asked for.
+#[derive(Clone, Debug)]
+pub enum LockedRow {
+    /// Locked, and still what the statement saw.
+    Same(StoredRow),
+    /// Locked, but a newer version (or none) is there now: the statement must run again.
+    Changed,
+    /// Left out under `SkipLocked`.
+    Skipped,
+}
+
+/// Rows that `scan_rows` returns at the most: what fits a fast answer; longer scans are fragments.
+pub const SCAN_ROWS_MAX: usize = 1000;

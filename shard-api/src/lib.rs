@@ -1,0 +1,37 @@
+//! The vocabulary between gateway, planner and shards: ids, types, values, table descriptors, requests, errors.
+//!
+//! No DataFusion, no sockets, no disk. Modules in reading order.
+
+/// Newtypes for identities.
+pub mod ids;
+
+/// SQL types by OID.
+pub mod types;
+
+/// SQL values and their representations.
+pub mod value;
+
+/// What a shard knows about a table.
+pub mod descriptor;
+
+/// Scalar expressions that travel to shards.
+pub mod expr;
+
+/// Memcomparable keys of rows and index entries.
+pub mod key;
+
+/// The stored form of a row.
+pub mod row;
+
+/// Requests and the `ShardClient` trait.
+pub mod client;
+
+/// Value and shard errors.
+pub mod error;
+
+pub use descriptor::TableDescriptor;
+pub use error::{ShardError, ValueError, ValueErrorKind};
+pub use expr::ScalarExpr;
+pub use ids::{LogIndex, Oid, ShardId, SnapshotId, StorageId, TxnId};
+pub use types::{SqlType, TypeMod};
+pub use value::Datum;
