@@ -39,6 +39,11 @@ pub enum ResolveError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CastContext { Implicit, Assignment, Explicit }
 
+impl ResolveError {
+    /// Postgres's HINT for this error.
+    pub fn hint(&self) -> Option<&'static str> { None }
+}
+
 /// Chooses a scalar function. `Unknown` marks untyped literals and parameters.
 pub fn resolve_function(_name: &str, _args: &[SqlType]) -> Result<ResolvedCall, ResolveError> { todo!() }
 
@@ -62,7 +67,35 @@ pub fn type_by_name(_name: &str) -> Option<SqlType> { todo!() }
 
 /// Row of `pg_proc`/`pg_operator`/`pg_cast`/`pg_aggregate` for the system catalogs.
 #[derive(Clone, Debug)]
-pub struct FunctionInfo { pub oid: u32, pub name: &'static str, pub kind: char, pub args: Vec<SqlType>, pub returns: SqlType, pub returns_set: bool, pub volatility: Volatility, pub strict: bool }
+pub struct FunctionInfo {
+    pub oid: u32,
+    pub name: &'static str,
+    /// `pg_proc.prokind`: f, a, w.
+    pub kind: char,
+    /// OIDs of types, pseudo-types (anyelement, "any") included.
+    pub args: Vec<u32>,
+    pub returns: u32,
+    pub returns_set: bool,
+    /// OID of the variadic element type, or 0.
+    pub variadic: u32,
+    pub volatility: Volatility,
+    pub strict: bool,
+    pub source: &'static str,
+}
+
+/// Row of `pg_operator`. OIDs; 0 for none.
+#[derive(Clone, Debug)]
+pub struct OperatorInfo { pub oid: u32, pub name: &'static str, pub left: u32, pub right: u32, pub result: u32, pub function: u32, pub commutator: u32, pub negator: u32, pub can_merge: bool, pub can_hash: bool }
+
+/// Row of `pg_cast`.
+#[derive(Clone, Debug)]
+pub struct CastInfo { pub oid: u32, pub source: u32, pub target: u32, pub function: u32, pub context: char, pub method: char }
+
+pub fn operators() -> Vec<OperatorInfo> { todo!() }
+pub fn casts() -> Vec<CastInfo> { todo!() }
+
+/// Columns that a set-returning function has in FROM: (name, type). One, named as the function, unless it has OUT parameters.
+pub fn set_columns(_call: &ResolvedCall) -> Vec<(String, SqlType)> { todo!() }
 
 pub fn functions() -> Vec<FunctionInfo> { todo!() }
 

@@ -17,3 +17,6 @@ pub fn fold(_expr: &ScalarExpr, _context: &EvalContext) -> Option<Result<Datum, 
 
 /// Orders two values of one type as ORDER BY ASC does (Nulls last), for merges and tests.
 pub fn compare(_left: &Datum, _right: &Datum, _ty: cortex_shard_api::SqlType) -> std::cmp::Ordering { todo!() }
+
+/// The rows of a set-returning function over constant arguments, as FROM needs them.
+pub fn set_returning(_signature: &str, _args: &[Datum], _context: &EvalContext) -> Result<Vec<cortex_shard_api::client::Row>, ValueError> { todo!() }
