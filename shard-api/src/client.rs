@@ -265,7 +265,7 @@ pub struct MetaWrite {
 }
 
 /// How a sequence counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SequenceSpec {
     /// Identity of the counter; a dropped and recreated sequence has another.
     pub storage: StorageId,

@@ -6,10 +6,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cortex_shard_api::{
-    Oid, ScalarExpr, SqlType, TableDescriptor, TypeMod, client::SequenceSpec, ids::ShardId,
+    Oid, ScalarExpr, SqlType, TableDescriptor, TypeMod, client::SequenceSpec, descriptor::SlotMap,
+    ids::ShardId,
 };
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
+
+/// Where OIDs and storage ids come from.
+pub mod ids;
+
+pub use ids::IdSource;
 
 /// One version of everything that has a name. Cheap to clone; a change makes the next version.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +26,34 @@ pub struct Catalog {
     pub views: BTreeMap<Oid, Arc<View>>,
     pub sequences: BTreeMap<Oid, Arc<Sequence>>,
     pub roles: BTreeMap<Oid, Arc<Role>>,
+    /// Co-location groups of hash tables.
+    pub groups: BTreeMap<Oid, Arc<Group>>,
+    pub comments: BTreeMap<CommentKey, Arc<str>>,
     /// (schema, name) → OID of a table, view, sequence or index: they share one name space.
     pub names: BTreeMap<(Oid, String), Oid>,
+    /// Index (primary keys included) → its table.
+    pub index_tables: BTreeMap<Oid, Oid>,
+    /// Shared by all versions, so that an identity is never given twice.
+    pub ids: Arc<IdSource>,
+}
+
+/// What a comment is on, as `pg_description` names it: the OID of the system catalog that lists the object, the object,
+/// and a column's number (0: the object itself).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CommentKey {
+    pub class: Oid,
+    pub object: Oid,
+    pub column: i32,
+}
+
+/// Hash tables that share a slot map and move together.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Types of the shard key; only tables with the same may join.
+    pub key_types: Vec<SqlType>,
+    /// Whether tables join it without being told to; false for `colocate_with = 'none'`.
+    pub default: bool,
+    pub map: Arc<SlotMap>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,7 +81,6 @@ pub struct Table {
     pub options: Vec<(String, String)>,
     /// Text of each check, by position in `descriptor.checks`.
     pub check_sql: Vec<String>,
-    pub comment: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,11 +88,12 @@ pub struct ColumnExtra {
     /// Bound default, cast to the column's type; with its text.
     pub default: Option<ColumnDefault>,
     pub identity: Option<Identity>,
-    pub comment: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ColumnDefault {
+    /// `pg_attrdef.oid`.
+    pub oid: Oid,
     pub expr: ScalarExpr,
     /// As `pg_get_expr` prints it: `nextval('t_id_seq'::regclass)`.
     pub sql: String,
@@ -84,10 +116,9 @@ pub struct View {
     pub columns: Vec<(String, TypeMod)>,
     /// Relations it reads.
     pub depends_on: Vec<Oid>,
-    pub comment: Option<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sequence {
     pub oid: Oid,
     pub schema: Oid,
@@ -96,6 +127,8 @@ pub struct Sequence {
     pub ty: SqlType,
     pub spec: SequenceSpec,
     pub cache: i64,
+    /// The shard that counts.
+    pub home: ShardId,
     /// The column whose drop drops it: (table, position).
     pub owned_by: Option<(Oid, usize)>,
 }
