@@ -2,6 +2,9 @@
 //!
 //! Modules in reading order: the path of a query.
 
+/// Flags, environment and file.
+pub mod config;
+
 /// The boundary between the wire and the execution of statements.
 pub mod statement;
 
