@@ -1,1 +1,4 @@
 //! Placeholder while dependencies build.
+
+/// The shard log: segments, group commit, recovery.
+pub mod log;
