@@ -157,9 +157,14 @@ impl fmt::Debug for FragmentRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.fragment {
             Fragment::InProcess { partition, .. } => format!("in process, partition {partition}"),
-            Fragment::Bytes { version, bytes } => format!("version {version}, {} bytes", bytes.len()),
+            Fragment::Bytes { version, bytes } => {
+                format!("version {version}, {} bytes", bytes.len())
+            }
         };
-        f.debug_struct("FragmentRequest").field("context", &self.context).field("fragment", &kind).finish()
+        f.debug_struct("FragmentRequest")
+            .field("context", &self.context)
+            .field("fragment", &kind)
+            .finish()
     }
 }
 
@@ -196,7 +201,9 @@ pub enum WriteOp {
         assigned: Vec<usize>,
     },
     /// Rows found by a query on this statement's snapshot.
-    Delete { rows: Vec<(Key, LogIndex)> },
+    Delete {
+        rows: Vec<(Key, LogIndex)>,
+    },
     /// Computed in the shard, under the row's lock: the fast path.
     UpdateByKey {
         key: Key,
@@ -381,8 +388,7 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
     ) -> Result<(), ShardError>;
 
     /// `None`: never used.
-    async fn sequence_get(&self, spec: &SequenceSpec)
-    -> Result<Option<SequenceState>, ShardError>;
+    async fn sequence_get(&self, spec: &SequenceSpec) -> Result<Option<SequenceState>, ShardError>;
 
     /// Meta shard: all entries whose key begins with the prefix, in key order.
     async fn meta_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ShardError>;

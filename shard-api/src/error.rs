@@ -103,7 +103,9 @@ pub enum ShardError {
     UniqueViolation { schema: String, table: String, constraint: String, detail: String },
 
     /// 23502
-    #[error("null value in column \"{column}\" of relation \"{table}\" violates not-null constraint")]
+    #[error(
+        "null value in column \"{column}\" of relation \"{table}\" violates not-null constraint"
+    )]
     NotNullViolation { schema: String, table: String, column: String, detail: String },
 
     /// 23514

@@ -13,26 +13,58 @@ use crate::{
 /// A scalar expression over one input row. Depth is bounded by the binder (`functions::scalar::DEPTH_MAX`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ScalarExpr {
-    Literal { value: Datum, ty: TypeMod },
+    Literal {
+        value: Datum,
+        ty: TypeMod,
+    },
     /// Position in the input row. For ON CONFLICT DO UPDATE the row is existing ++ excluded.
-    Column { position: usize, ty: TypeMod },
+    Column {
+        position: usize,
+        ty: TypeMod,
+    },
     /// `$1` is index 0.
-    Parameter { index: usize, ty: SqlType },
+    Parameter {
+        index: usize,
+        ty: SqlType,
+    },
     /// A function or operator by its unique signature in `functions::registry`, e.g. `int4pl(int4,int4)`.
-    Call { function: String, args: Vec<ScalarExpr>, ty: TypeMod },
+    Call {
+        function: String,
+        args: Vec<ScalarExpr>,
+        ty: TypeMod,
+    },
     /// Conversion with Postgres's meaning of the cast (assignment and explicit casts differ in char(n) overflow).
-    Cast { arg: Box<ScalarExpr>, to: TypeMod, explicit: bool },
+    Cast {
+        arg: Box<ScalarExpr>,
+        to: TypeMod,
+        explicit: bool,
+    },
     And(Vec<ScalarExpr>),
     Or(Vec<ScalarExpr>),
     Not(Box<ScalarExpr>),
     IsNull(Box<ScalarExpr>),
     /// `CASE WHEN condition THEN value ... ELSE value END`; the searched form only.
-    Case { branches: Vec<(ScalarExpr, ScalarExpr)>, otherwise: Option<Box<ScalarExpr>>, ty: TypeMod },
-    Coalesce { args: Vec<ScalarExpr>, ty: TypeMod },
+    Case {
+        branches: Vec<(ScalarExpr, ScalarExpr)>,
+        otherwise: Option<Box<ScalarExpr>>,
+        ty: TypeMod,
+    },
+    Coalesce {
+        args: Vec<ScalarExpr>,
+        ty: TypeMod,
+    },
     /// IS [NOT] DISTINCT FROM over a resolved equality.
-    IsDistinct { left: Box<ScalarExpr>, right: Box<ScalarExpr>, negated: bool, equality: String },
+    IsDistinct {
+        left: Box<ScalarExpr>,
+        right: Box<ScalarExpr>,
+        negated: bool,
+        equality: String,
+    },
     /// `ARRAY[...]`
-    Array { elements: Vec<ScalarExpr>, ty: TypeMod },
+    Array {
+        elements: Vec<ScalarExpr>,
+        ty: TypeMod,
+    },
 }
 
 impl ScalarExpr {

@@ -228,7 +228,8 @@ impl Serialize for SqlType {
 impl<'de> Deserialize<'de> for SqlType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let oid = u32::deserialize(deserializer)?;
-        SqlType::from_oid(oid).ok_or_else(|| serde::de::Error::custom(format!("unknown type OID {oid}")))
+        SqlType::from_oid(oid)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown type OID {oid}")))
     }
 }
 
@@ -253,7 +254,9 @@ impl TypeMod {
             other => other,
         };
         match ty {
-            SqlType::Varchar | SqlType::Bpchar if self.typmod >= 4 => Some(self.typmod as usize - 4),
+            SqlType::Varchar | SqlType::Bpchar if self.typmod >= 4 => {
+                Some(self.typmod as usize - 4)
+            }
             _ => None,
         }
     }

@@ -64,6 +64,9 @@ pub mod arrow;
 /// The binary wire forms.
 pub mod binary;
 
+/// JSON: validation, canonical form, the tree.
+pub mod json;
+
 /// Arbitrary-precision decimals.
 pub mod numeric;
 
@@ -71,6 +74,60 @@ pub mod numeric;
 pub mod text;
 
 pub use numeric::Numeric;
+
+impl Datum {
+    pub const fn is_null(&self) -> bool {
+        matches!(self, Datum::Null)
+    }
+
+    /// What the value is, for messages about values of the wrong kind.
+    pub const fn variant_name(&self) -> &'static str {
+        match self {
+            Datum::Null => "null",
+            Datum::Bool(_) => "bool",
+            Datum::Int2(_) => "int2",
+            Datum::Int4(_) => "int4",
+            Datum::Int8(_) => "int8",
+            Datum::Float4(_) => "float4",
+            Datum::Float8(_) => "float8",
+            Datum::Numeric(_) => "numeric",
+            Datum::Text(_) => "text",
+            Datum::Bytea(_) => "bytea",
+            Datum::Date(_) => "date",
+            Datum::Time(_) => "time",
+            Datum::Timestamp(_) => "timestamp",
+            Datum::Timestamptz(_) => "timestamptz",
+            Datum::Interval(_) => "interval",
+            Datum::Uuid(_) => "uuid",
+            Datum::Json(_) => "json",
+            Datum::Jsonb(_) => "jsonb",
+            Datum::Oid(_) => "oid",
+            Datum::Array(_) => "array",
+        }
+    }
+
+    /// The same value, bit for bit: NaN is itself, 0 is not -0, 1.0 is not 1.00. For tests; SQL equality is in the
+    /// crate `functions`.
+    pub fn is_identical(&self, other: &Datum) -> bool {
+        match (self, other) {
+            (Datum::Float4(a), Datum::Float4(b)) => a.to_bits() == b.to_bits(),
+            (Datum::Float8(a), Datum::Float8(b)) => a.to_bits() == b.to_bits(),
+            (Datum::Numeric(a), Datum::Numeric(b)) => a == b && a.scale() == b.scale(),
+            (Datum::Array(a), Datum::Array(b)) => {
+                a.element == b.element
+                    && a.lower_bound == b.lower_bound
+                    && a.elements.len() == b.elements.len()
+                    && a.elements.iter().zip(&b.elements).all(|(a, b)| a.is_identical(b))
+            }
+            (a, b) => {
+                let (mut left, mut right) = (Vec::new(), Vec::new());
+                crate::row::write_value(&mut left, a);
+                crate::row::write_value(&mut right, b);
+                std::mem::discriminant(a) == std::mem::discriminant(b) && left == right
+            }
+        }
+    }
+}
 
 /// Session settings that change how values read and print.
 #[derive(Clone, Debug)]
