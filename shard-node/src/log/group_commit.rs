@@ -179,7 +179,8 @@ fn create(files: &dyn LogFiles, options: &LogOptions) -> Result<Metadata, LogErr
     let meta = Metadata::new(options.log_id.unwrap_or_else(LogId::random));
     let file = files.create(&name).map_err(io)?;
     let allocated = match options.prefill {
-        Prefill::Off => 0,
+        // The page of the mark must exist, so that a file cut off before it is noticed.
+        Prefill::Off => FIRST_BATCH,
         Prefill::Inline | Prefill::Background => FIRST_SEGMENT_BYTES.min(options.segment_bytes),
     };
     fill(&*file, allocated).map_err(io)?;
@@ -533,7 +534,9 @@ impl Inner {
         for file in files {
             file.sync_data().map_err(|error| self.poison("fsync", error))?;
         }
-        Ok(())
+        let mut meta = self.metadata.lock();
+        let changed = meta.clone();
+        self.replace_metadata(&mut meta, changed)
     }
 
     // ---- reading ----
@@ -723,8 +726,9 @@ impl Inner {
         Ok(())
     }
 
-    fn replace_metadata(&self, meta: &mut Metadata, changed: Metadata) -> Result<(), LogError> {
+    fn replace_metadata(&self, meta: &mut Metadata, mut changed: Metadata) -> Result<(), LogError> {
         self.check_poison()?;
+        changed.durable_seq = self.writer.lock().durable_seq;
         let encoded = changed.encode()?;
         metadata::write(&*self.files, &encoded)
             .map_err(|error| self.poison("write the metadata", error))?;

@@ -34,6 +34,8 @@ pub(super) struct Metadata {
     pub first_segment: u64,
     /// Sequence number of the first batch in it.
     pub first_seq: u64,
+    /// Batches up to here were durable when this was written: one more proof, in another file.
+    pub durable_seq: u64,
     pub values: BTreeMap<String, Bytes>,
 }
 
@@ -44,6 +46,7 @@ impl Metadata {
             purged: LogPoint::default(),
             first_segment: 1,
             first_seq: 1,
+            durable_seq: 0,
             values: BTreeMap::new(),
         }
     }
@@ -76,6 +79,7 @@ impl Metadata {
         out.extend_from_slice(&self.purged.term.0.to_le_bytes());
         out.extend_from_slice(&self.first_segment.to_le_bytes());
         out.extend_from_slice(&self.first_seq.to_le_bytes());
+        out.extend_from_slice(&self.durable_seq.to_le_bytes());
         out.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
         out.resize(HEADER_BYTES, 0);
         for (key, value) in &self.values {
@@ -121,7 +125,7 @@ impl Metadata {
 fn decode_fields(bytes: &[u8]) -> Option<Metadata> {
     let mut values = BTreeMap::new();
     let mut at = HEADER_BYTES;
-    for _ in 0..u32_at(bytes, 64)? {
+    for _ in 0..u32_at(bytes, 72)? {
         let key_bytes = u32_at(bytes, at)? as usize;
         let value_bytes = u32_at(bytes, at + 4)? as usize;
         at += 8;
@@ -137,6 +141,7 @@ fn decode_fields(bytes: &[u8]) -> Option<Metadata> {
         purged: LogPoint { index: LogIndex(u64_at(bytes, 32)?), term: Term(u64_at(bytes, 40)?) },
         first_segment: u64_at(bytes, 48)?,
         first_seq: u64_at(bytes, 56)?,
+        durable_seq: u64_at(bytes, 64)?,
         values,
     })
 }

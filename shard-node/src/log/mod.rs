@@ -21,6 +21,8 @@
 //!
 //! The bytes are described in `docs/format/log.md`.
 
+pub mod crash_files;
+
 mod error;
 
 mod files;

@@ -74,7 +74,7 @@ pub(super) fn recover(files: &dyn LogFiles, meta: &Metadata) -> Result<Recovered
         next_seq: meta.first_seq,
         next_index: None,
         purged: meta.purged,
-        proof: 0,
+        proof: meta.durable_seq,
     };
     let mut leftovers = remove_leftovers(files)?;
     let live = names.split_off(&meta.first_segment);
