@@ -16,5 +16,8 @@ pub mod session;
 /// Resolved calls, casts and aggregates as DataFusion expressions.
 pub mod lower;
 
+/// Our own errors inside DataFusion's.
+pub mod failure;
+
 /// The leaf of a fragment: reads a table inside a shard.
 pub mod table_scan;

@@ -131,8 +131,7 @@ fn properties(
     n_partitions: usize,
     ordering: Option<&LexOrdering>,
 ) -> PlanProperties {
-    let equivalences =
-        EquivalenceProperties::new_with_orderings(schema.clone(), ordering.cloned());
+    let equivalences = EquivalenceProperties::new_with_orderings(schema.clone(), ordering.cloned());
     PlanProperties::new(
         equivalences,
         Partitioning::UnknownPartitioning(n_partitions),
@@ -195,9 +194,10 @@ impl ExecutionPlan for TableScanExec {
         let Some(scan) = self.partitions.get(partition) else {
             return internal_err!("a table scan has no partition {partition}");
         };
-        let source = context.session_config().get_extension::<FragmentSource>().ok_or_else(|| {
-            internal_datafusion_err!("a table scan was run outside of a shard")
-        })?;
+        let source = context
+            .session_config()
+            .get_extension::<FragmentSource>()
+            .ok_or_else(|| internal_datafusion_err!("a table scan was run outside of a shard"))?;
         let batches = source.0.scan(&scan.spec).map_err(external)?;
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let schema = self.schema.clone();

@@ -7,4 +7,23 @@
 /// Tables as DataFusion sees them.
 pub mod table;
 
+/// What one statement holds open on shards.
+pub mod statement;
+
+/// Sends a fragment to each shard.
+pub mod scatter;
+
+/// Limits inside a fragment.
+mod limit;
+
+/// DataFusion's settings for statements of the gateway.
+mod session;
+
+/// What went wrong in a plan, in our own words.
+mod failure;
+
+pub use failure::{Failure, find_error};
+pub use scatter::ShardFragmentExec;
+pub use session::{runtime, session_config, session_state};
+pub use statement::StatementContext;
 pub use table::{IDENTITY_KEY, IDENTITY_VERSION, provider};

@@ -5,22 +5,32 @@
 
 use std::{fmt, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use cortex_functions::table_scan::{ScanPartition, TableScanExec};
 use cortex_shard_api::{
+    SqlType, TableDescriptor,
     client::{Access, ScanSpec},
     descriptor::Placement,
+    key::has_shard_key_prefix,
     value::arrow::field,
 };
 use datafusion::{
+    arrow::{
+        compute::SortOptions,
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
     catalog::{Session, TableProvider},
     error::Result,
-    logical_expr::{Expr, TableType},
-    physical_plan::ExecutionPlan,
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
+    physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, expressions::Column},
+    physical_plan::{ExecutionPlan, empty::EmptyExec, projection::ProjectionExec},
 };
 
-use crate::catalog;
+use super::ShardFragmentExec;
+use crate::{
+    catalog,
+    route::{self, Path, Route},
+};
 
 /// The hidden column that holds a row's key.
 pub const IDENTITY_KEY: &str = "cortex_key";
@@ -37,7 +47,6 @@ pub fn provider(table: &Arc<catalog::Table>, identity: bool) -> Arc<dyn TablePro
 /// One version of a table.
 struct ShardedTable {
     table: Arc<catalog::Table>,
-    identity: bool,
     /// Position in the descriptor of each field but the identity's.
     positions: Vec<usize>,
     schema: SchemaRef,
@@ -56,7 +65,7 @@ impl ShardedTable {
             fields.push(Field::new(IDENTITY_VERSION, DataType::UInt64, false));
         }
         let schema = Arc::new(Schema::new(fields));
-        ShardedTable { table: table.clone(), identity, positions, schema }
+        ShardedTable { table: table.clone(), positions, schema }
     }
 }
 
@@ -76,42 +85,153 @@ impl TableProvider for ShardedTable {
         TableType::Base
     }
 
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| {
+            if route::understands(&self.table.descriptor, filter) {
+                TableProviderFilterPushDown::Inexact
+            } else {
+                TableProviderFilterPushDown::Unsupported
+            }
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    /// DataFusion gives a limit only when no filter is left above the scan, so each shard may stop there.
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
+        filters: &[Expr],
+        limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let descriptor = &self.table.descriptor;
-        let spec = ScanSpec {
-            table: descriptor.clone(),
-            columns: self.positions.clone(),
-            with_identity: self.identity,
-            access: Access::Full,
-            limit: None,
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let projection = projection.unwrap_or(&all);
+        let shape = self.shape(projection)?;
+        let route = route::for_filters(&self.table.descriptor, filters);
+        if route.scans.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(projection)?))));
+        }
+        let spec = |access: &Access| ScanSpec {
+            table: self.table.descriptor.clone(),
+            columns: shape.columns.clone(),
+            with_identity: shape.with_identity,
+            access: access.clone(),
+            limit,
             batch_rows: state.config().batch_size(),
         };
-        let mut shards = descriptor.shards();
-        if matches!(descriptor.placement, Placement::Reference(_)) {
-            shards.truncate(1);
-        }
-        let partitions =
-            shards.into_iter().map(|shard| ScanPartition { shard, spec: spec.clone() }).collect();
-        let scan = TableScanExec::new(self.schema.clone(), partitions, None, Arc::new(()));
-        match projection {
-            None => Ok(Arc::new(scan)),
-            Some(projection) => project(Arc::new(scan), projection),
-        }
+        let partitions = route
+            .scans
+            .iter()
+            .map(|scan| ScanPartition { shard: scan.shard, spec: spec(&scan.access) })
+            .collect();
+        let ordering = key_ordering(&self.table.descriptor, &route, &shape);
+        let replicas = route.replicas.clone();
+        let note = Arc::new(ScanNote { route, filters: filters.len() });
+        let scan = TableScanExec::new(shape.schema.clone(), partitions, ordering, note)
+            .with_replicas(replicas);
+        let shards = scan.partitions().iter().map(|partition| partition.shard).collect();
+        let fragment = reordered(Arc::new(scan), &shape.reorder)?;
+        Ok(Arc::new(ShardFragmentExec::try_new(fragment, shards)?))
     }
 }
 
-fn project(input: Arc<dyn ExecutionPlan>, projection: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
-    use datafusion::physical_plan::{expressions::Column, projection::ProjectionExec};
-    let schema = input.schema();
-    let columns = projection.iter().map(|index| {
-        let name = schema.field(*index).name();
-        (Arc::new(Column::new(name, *index)) as _, name.clone())
+/// What EXPLAIN says of a scan.
+#[derive(Clone, Debug)]
+pub struct ScanNote {
+    pub route: Route,
+    /// Filters that the route was made from.
+    pub filters: usize,
+}
+
+/// The columns that shards are asked for.
+struct ScanShape {
+    /// Positions in the descriptor.
+    columns: Vec<usize>,
+    with_identity: bool,
+    /// Of the columns, identity behind them.
+    schema: SchemaRef,
+    /// Where each output column stands in `schema`, if not in that order.
+    reorder: Option<Vec<usize>>,
+}
+
+impl ShardedTable {
+    /// Shards give table columns first and the identity behind them, both parts of it; other orders are made of that.
+    fn shape(&self, projection: &[usize]) -> Result<ScanShape> {
+        let n_own = self.positions.len();
+        let own: Vec<usize> = projection.iter().copied().filter(|field| *field < n_own).collect();
+        let with_identity = own.len() < projection.len();
+        let identity = if with_identity { vec![n_own, n_own + 1] } else { vec![] };
+        let given: Vec<usize> = own.iter().copied().chain(identity).collect();
+        let reorder = (given != projection).then(|| {
+            let place = |field: &usize| given.iter().position(|given| given == field);
+            projection.iter().filter_map(place).collect()
+        });
+        Ok(ScanShape {
+            columns: own.iter().filter_map(|field| self.positions.get(*field)).copied().collect(),
+            with_identity,
+            schema: Arc::new(self.schema.project(&given)?),
+            reorder,
+        })
+    }
+}
+
+fn reordered(
+    scan: Arc<dyn ExecutionPlan>,
+    order: &Option<Vec<usize>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let Some(order) = order else { return Ok(scan) };
+    let schema = scan.schema();
+    let columns: Vec<(Arc<dyn PhysicalExpr>, String)> = order
+        .iter()
+        .map(|place| {
+            let name = schema.field(*place).name();
+            (Arc::new(Column::new(name, *place)) as _, name.clone())
+        })
+        .collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, scan)?))
+}
+
+/// The order in which a shard gives the rows, as far as Arrow orders the values in the same way: that of the row key. Rows of a
+/// hash table come slot by slot, and rows found by an index in the index's order.
+fn key_ordering(table: &TableDescriptor, route: &Route, shape: &ScanShape) -> Option<LexOrdering> {
+    let by_key = matches!(route.path, Path::Full | Path::KeyPoints(_) | Path::KeyRanges);
+    if !by_key || matches!(table.placement, Placement::Hash { .. }) {
+        return None;
+    }
+    let mut key = Vec::new();
+    if has_shard_key_prefix(table)
+        && let Placement::Range { key: shard_key, .. } = &table.placement
+    {
+        key.extend(shard_key.iter().copied());
+    }
+    key.extend(table.primary_key.iter().copied());
+    let columns = key.into_iter().map_while(|position| {
+        let column = table.columns.get(position)?;
+        let place = shape.columns.iter().position(|column| *column == position)?;
+        let options = SortOptions { descending: false, nulls_first: false };
+        let expr: Arc<dyn PhysicalExpr> = Arc::new(Column::new(&column.name, place));
+        is_ordered_as_key(column.ty.ty).then(|| PhysicalSortExpr::new(expr, options))
     });
-    Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), input)?))
+    LexOrdering::new(columns)
+}
+
+/// Types whose Arrow order is the order of their keys; the others compare by a key of their own (numeric, floats, char(n)).
+fn is_ordered_as_key(ty: SqlType) -> bool {
+    ty.is_integer()
+        || ty.is_oid_like()
+        || matches!(
+            ty,
+            SqlType::Bool
+                | SqlType::Text
+                | SqlType::Varchar
+                | SqlType::Bytea
+                | SqlType::Date
+                | SqlType::Time
+                | SqlType::Timestamp
+                | SqlType::Timestamptz
+                | SqlType::Uuid
+        )
 }

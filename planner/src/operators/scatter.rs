@@ -1,0 +1,254 @@
+//! Sends a fragment to each shard and gives what they answer, one partition for each shard.
+//!
+//! ```text
+//!   gateway     ShardFragmentExec          partition 0   partition 1   partition 2
+//!                                               │             │             │
+//!   shard-api   ShardClient::execute            ▼             ▼             ▼
+//!   shards      fragment, cut to one shard   shard 1       shard 2       shard 4
+//! ```
+//!
+//! For the optimizer this is a leaf: what is inside belongs to the shards, and rules that wrap more into it
+//! (`rules::push_to_shards`) make a new one. Not here: how far a fragment reaches (`rules`), how it is run
+//! (`shard_node::exec`).
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use cortex_functions::table_scan::TableScanExec;
+use cortex_shard_api::{
+    ShardError, ShardId,
+    client::{Fragment, FragmentRequest},
+};
+use datafusion::{
+    arrow::{
+        datatypes::SchemaRef,
+        record_batch::{RecordBatch, RecordBatchOptions},
+    },
+    common::{
+        internal_datafusion_err, internal_err,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    error::{DataFusionError, Result},
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_expr::{Partitioning, PhysicalExpr},
+    physical_plan::{
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+        ReplaceChildrenOptions,
+        coop::make_cooperative,
+        execution_plan::SchedulingType,
+        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        stream::RecordBatchStreamAdapter,
+    },
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::statement::StatementContext;
+
+/// Runs a fragment on each of its shards.
+///
+/// - Output: partition `i` is what shard `i` answers, in the order the fragment promises. Nothing is known about how rows are
+///   spread over partitions.
+/// - Errors: the first error of a shard ends the partition, as `DataFusionError::External(ShardError)`.
+/// - The fragment sees one shard only: it is cut to it first, so that nothing is shared between shards.
+#[derive(Debug)]
+pub struct ShardFragmentExec {
+    fragment: Arc<dyn ExecutionPlan>,
+    shards: Vec<ShardId>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+    /// The fragment of each shard, made when it is first run; EXPLAIN ANALYZE reads their metrics.
+    slices: Vec<OnceLock<Arc<dyn ExecutionPlan>>>,
+}
+
+impl ShardFragmentExec {
+    /// A fragment of which partition `i` belongs to `shards[i]`; its leaves are `TableScanExec`s.
+    pub fn try_new(
+        fragment: Arc<dyn ExecutionPlan>,
+        shards: Vec<ShardId>,
+    ) -> Result<ShardFragmentExec> {
+        if shards.is_empty() {
+            return internal_err!("a fragment needs a shard");
+        }
+        let inner = fragment.properties();
+        let properties = PlanProperties::new(
+            inner.equivalence_properties().clone(),
+            Partitioning::UnknownPartitioning(shards.len()),
+            inner.emission_type,
+            inner.boundedness,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        let slices = shards.iter().map(|_| OnceLock::new()).collect();
+        Ok(ShardFragmentExec {
+            fragment,
+            shards,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+            slices,
+        })
+    }
+
+    /// A table read in the shards that the scan names.
+    pub fn of_scan(scan: TableScanExec) -> Result<ShardFragmentExec> {
+        let shards = scan.partitions().iter().map(|partition| partition.shard).collect();
+        ShardFragmentExec::try_new(Arc::new(scan), shards)
+    }
+
+    /// What the shards run, before it is cut to each.
+    pub fn fragment(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.fragment
+    }
+
+    pub fn shards(&self) -> &[ShardId] {
+        &self.shards
+    }
+
+    /// What each shard ran, as far as it was run.
+    pub fn executed(&self) -> impl Iterator<Item = (ShardId, Option<&Arc<dyn ExecutionPlan>>)> {
+        self.shards.iter().copied().zip(self.slices.iter().map(OnceLock::get))
+    }
+
+    fn slice(&self, partition: usize) -> Result<(ShardId, Arc<dyn ExecutionPlan>)> {
+        let (Some(shard), Some(cell)) = (self.shards.get(partition), self.slices.get(partition))
+        else {
+            return internal_err!("a fragment has no partition {partition}");
+        };
+        let plan = match cell.get() {
+            Some(plan) => plan.clone(),
+            None => {
+                let plan = cut(&self.fragment, *shard)?;
+                cell.get_or_init(|| plan).clone()
+            }
+        };
+        Ok((*shard, plan))
+    }
+}
+
+/// The fragment for one shard: the same operators, fresh, over scans of that shard alone.
+fn cut(fragment: &Arc<dyn ExecutionPlan>, shard: ShardId) -> Result<Arc<dyn ExecutionPlan>> {
+    let cut = Arc::clone(fragment).transform_up(|node| {
+        let Some(scan) = node.downcast_ref::<TableScanExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        let slice = scan.slice(shard).ok_or_else(|| {
+            internal_datafusion_err!("a fragment reads a table that shard {shard} does not hold")
+        })?;
+        Ok(Transformed::yes(Arc::new(slice) as Arc<dyn ExecutionPlan>))
+    })?;
+    Ok(cut.data)
+}
+
+impl DisplayAs for ShardFragmentExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ShardFragmentExec: shards={:?}",
+            self.shards.iter().map(|s| s.0).collect::<Vec<_>>()
+        )
+    }
+}
+
+impl ExecutionPlan for ShardFragmentExec {
+    fn name(&self) -> &'static str {
+        "ShardFragmentExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    /// Always a fresh one, so that a plan that is run again (a recursive query) starts anew.
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if !children.is_empty() {
+            return internal_err!("a fragment has no children in the gateway");
+        }
+        Ok(Arc::new(ShardFragmentExec::try_new(self.fragment.clone(), self.shards.clone())?))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let statement = context
+            .session_config()
+            .get_extension::<StatementContext>()
+            .ok_or_else(|| internal_datafusion_err!("the statement has no shards"))?;
+        let (shard, plan) = self.slice(partition)?;
+        let baseline = BaselineMetrics::new(&self.metrics, partition);
+        let schema = self.schema();
+        let output = schema.clone();
+        let answers = stream::once(async move {
+            let client = statement.client(shard).map_err(external)?;
+            let request = FragmentRequest {
+                context: statement.context(shard).await.map_err(external)?,
+                fragment: Fragment::InProcess { plan: Arc::new(plan), partition: 0 },
+            };
+            let answer = client.execute(request).await.map_err(external)?;
+            // The snapshot stays open as long as the stream is read.
+            Ok::<_, DataFusionError>(answer.map(move |batch| {
+                let _open = &statement;
+                let batch = rename(batch.map_err(external)?, &schema)?;
+                baseline.record_output(batch.num_rows());
+                Ok(batch)
+            }))
+        })
+        .try_flatten();
+        Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        false
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fragment.fetch()
+    }
+
+    /// Each shard stops after so many rows.
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        let fragment = super::limit::limited(&self.fragment, limit?)?;
+        let exec = ShardFragmentExec::try_new(fragment, self.shards.clone()).ok()?;
+        Some(Arc::new(exec))
+    }
+}
+
+/// The batch under the planned schema.
+fn rename(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)?)
+}
+
+fn external(error: ShardError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

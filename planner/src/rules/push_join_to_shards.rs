@@ -1,0 +1,117 @@
+//! Joins of rows that are on the same shard run there, with the filters and projections below them.
+//!
+//! Before:
+//! ```text
+//! HashJoinExec: on=[(o.tenant_id, c.tenant_id)]
+//!   ShardFragmentExec [TableScanExec: o]
+//!   ShardFragmentExec [TableScanExec: c]
+//! ```
+//! After:
+//! ```text
+//! ShardFragmentExec [HashJoinExec: on=[(o.tenant_id, c.tenant_id)] > TableScanExec: o, TableScanExec: c]
+//! ```
+//! Fires for tables of one co-location group joined by their whole shard key, for reference tables on a side whose unmatched rows
+//! are not wanted, and for tables on one and the same shard. Does not fire for `LEFT JOIN` with the reference table on the
+//! left: its unmatched rows would come once from each shard. Runs before DataFusion decides how to bring the sides together.
+
+use std::sync::Arc;
+
+use datafusion::{
+    common::{
+        JoinType,
+        config::ConfigOptions,
+        tree_node::{Transformed, TreeNode},
+    },
+    error::Result,
+    physical_optimizer::PhysicalOptimizerRule,
+    physical_plan::{
+        ExecutionPlan,
+        filter::FilterExec,
+        joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec},
+        projection::ProjectionExec,
+    },
+};
+
+use super::{
+    placement::{self, Side, column},
+    push_to_shards::absorb,
+    pushable::is_pushable,
+};
+use crate::operators::ShardFragmentExec;
+
+/// See the module.
+#[derive(Debug)]
+pub struct PushJoinToShards;
+
+impl PhysicalOptimizerRule for PushJoinToShards {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rewritten = plan.transform_up(|node| {
+            if node.children().len() == 2 {
+                return absorb_join(node);
+            }
+            absorb(node, |node, _| node.is::<FilterExec>() || node.is::<ProjectionExec>())
+        })?;
+        Ok(rewritten.data)
+    }
+
+    fn name(&self) -> &'static str {
+        "PushJoinToShards"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// What decides whether a join can run in the shards.
+struct JoinShape {
+    on: Vec<(usize, usize)>,
+    join_type: JoinType,
+    null_aware: bool,
+}
+
+fn shape(node: &dyn ExecutionPlan) -> Option<JoinShape> {
+    if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        let on = join.on().iter();
+        let on = on.filter_map(|(left, right)| Some((column(left)?, column(right)?))).collect();
+        return Some(JoinShape { on, join_type: *join.join_type(), null_aware: join.null_aware });
+    }
+    if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
+        return Some(JoinShape { on: vec![], join_type: *join.join_type(), null_aware: false });
+    }
+    node.is::<CrossJoinExec>().then_some(JoinShape {
+        on: vec![],
+        join_type: JoinType::Inner,
+        null_aware: false,
+    })
+}
+
+fn absorb_join(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let Some(shape) = shape(node.as_ref()) else { return Ok(Transformed::no(node)) };
+    let children = node.children();
+    let (Some(left), Some(right)) = (fragment(&children, 0), fragment(&children, 1)) else {
+        return Ok(Transformed::no(node));
+    };
+    let sides = [left, right].map(|side| Side { fragment: side.fragment(), shards: side.shards() });
+    let [left_side, right_side] = &sides;
+    let shards =
+        placement::join_shards(left_side, right_side, &shape.on, shape.join_type, shape.null_aware);
+    let Some(shards) = shards else { return Ok(Transformed::no(node)) };
+    if !is_pushable(node.as_ref())? {
+        return Ok(Transformed::no(node));
+    }
+    let inputs = vec![left.fragment().clone(), right.fragment().clone()];
+    let fragment = super::with_children(node, inputs)?;
+    Ok(Transformed::yes(Arc::new(ShardFragmentExec::try_new(fragment, shards)?)))
+}
+
+fn fragment<'a>(
+    children: &[&'a Arc<dyn ExecutionPlan>],
+    position: usize,
+) -> Option<&'a ShardFragmentExec> {
+    children.get(position)?.downcast_ref::<ShardFragmentExec>()
+}
