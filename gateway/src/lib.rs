@@ -5,8 +5,23 @@
 /// Flags, environment and file.
 pub mod config;
 
+/// The data directory: lock and format version.
+pub mod data_dir;
+
+/// Certificates.
+pub mod tls;
+
+/// Accepting connections.
+pub mod listener;
+
+/// One connection: messages, authentication, protocols.
+pub mod session;
+
 /// The boundary between the wire and the execution of statements.
 pub mod statement;
+
+/// Answers as bytes.
+mod encode;
 
 /// Errors with SQLSTATE, as clients see them.
 pub mod error;

@@ -142,6 +142,10 @@ pub trait SqlSession: Send {
     /// For reading and printing values in this session.
     fn value_settings(&self) -> ValueSettings;
 
+    /// How `regclass` and its like print an OID: the object's name, with its schema where the search path does not find
+    /// it. `None`: there is no such object (the number is printed).
+    fn object_name(&self, ty: SqlType, oid: u32) -> Option<String>;
+
     /// `statement_timeout`; `None` is no limit.
     fn statement_timeout(&self) -> Option<std::time::Duration>;
 
