@@ -7,6 +7,9 @@
 /// Signatures, overload resolution, casts, common types: Postgres's type system.
 pub mod registry;
 
+/// What each function computes over single values.
+mod kernels;
+
 /// Evaluates `ScalarExpr` over one row.
 pub mod scalar;
 
