@@ -4,8 +4,9 @@
 //! version themselves.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{ErrorKind, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +42,12 @@ impl DataDir {
     /// Opens or makes a data directory. `shards` is what was asked for, if anything was.
     pub fn open(path: &Path, shards: Option<u32>) -> Result<DataDir> {
         let shown = path.display();
-        fs::create_dir_all(path).with_context(|| format!("cannot make data directory {shown}"))?;
+        // Readable for its owner alone, as Postgres's is.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make data directory {shown}"))?;
         let lock = lock(path)?;
         let format_path = path.join(FORMAT_FILE);
         let (format, is_new) = match fs::read_to_string(&format_path) {

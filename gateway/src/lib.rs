@@ -5,6 +5,9 @@
 /// Flags, environment and file.
 pub mod config;
 
+/// A process from start to stop.
+pub mod run;
+
 /// The data directory: lock and format version.
 pub mod data_dir;
 
