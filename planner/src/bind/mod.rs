@@ -9,6 +9,9 @@ use cortex_shard_api::{SqlType, TypeMod, value::ValueSettings};
 
 use crate::catalog::Namespace;
 
+/// Statements that change the catalog.
+pub mod ddl;
+
 /// One column of a statement's answer.
 #[derive(Clone, Debug)]
 pub struct OutputColumn {

@@ -12,8 +12,14 @@ use cortex_shard_api::{
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+/// The next version of a catalog.
+pub mod edit;
+
 /// Where OIDs and storage ids come from.
 pub mod ids;
+
+/// Names that the system chooses.
+pub mod naming;
 
 pub use ids::IdSource;
 
