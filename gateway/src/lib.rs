@@ -26,5 +26,8 @@ pub mod statement;
 /// Answers as bytes.
 mod encode;
 
+/// The durable catalog, schema changes, and the relations that show it.
+pub mod catalog;
+
 /// Errors with SQLSTATE, as clients see them.
 pub mod error;

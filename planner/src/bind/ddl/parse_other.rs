@@ -1,6 +1,5 @@
 //! Sequences, roles, comments, grants.
 
-use cortex_shard_api::SqlType;
 use sqlparser::tokenizer::Token;
 
 use super::{
@@ -261,7 +260,4 @@ impl Cursor<'_, '_> {
         }
         Ok(())
     }
-
-    /// The integer type a sequence counts in by default.
-    pub const DEFAULT_SEQUENCE_TYPE: SqlType = SqlType::Int8;
 }

@@ -33,7 +33,8 @@ impl Cursor<'_, '_> {
             .at(self.position()));
         }
         let mut names = Vec::new();
-        if self.at_token(&Token::LParen) {
+        let has_elements = self.at_token(&Token::LParen);
+        if has_elements {
             if self.is_name_list() {
                 names = self.names_in_parentheses()?;
             } else {
@@ -50,7 +51,7 @@ impl Cursor<'_, '_> {
                 true
             };
             table.as_query = Some(AsQuery { query, names, with_data });
-        } else if !names.is_empty() {
+        } else if !names.is_empty() || !has_elements {
             return Err(self.unexpected());
         }
         Ok(DdlCommand::CreateTable(Box::new(table)))

@@ -1,10 +1,6 @@
 //! CREATE TABLE.
 
-use super::{
-    Ddl,
-    placement::check_options,
-    table::{empty_table, unqualified},
-};
+use super::{Ddl, placement::check_options, table::empty_table};
 use crate::{
     PlanError, PlanErrorKind,
     bind::ddl::{ColumnDefinition, ConstraintDefinition, ConstraintKind, CreateTable, LikeClause},
@@ -212,9 +208,4 @@ pub fn table_for_query(
         column.name.clone_from(name);
     }
     Ok(CreateTable { columns, name: command.name.clone(), ..command.clone() })
-}
-
-/// A name in the search path.
-pub fn relation(name: &str) -> crate::bind::ddl::QualifiedName {
-    unqualified(name)
 }

@@ -44,6 +44,9 @@ mod table;
 /// Sequences, serial and identity columns.
 mod sequence;
 
+pub use create_table::table_for_query;
+pub use sequence::nextval_sequence;
+
 /// What expressions and queries inside DDL mean: asked of the binder.
 pub trait DdlBinder {
     /// A scalar expression over a table's columns (position by position), assignment-cast to `target` if there is one.
@@ -380,3 +383,6 @@ fn undefined_column(column: &str, table: &str) -> PlanError {
         format!("column \"{column}\" of relation \"{table}\" does not exist"),
     )
 }
+
+#[cfg(test)]
+mod tests;

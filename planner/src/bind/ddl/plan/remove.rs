@@ -24,8 +24,6 @@ const DEPENDENTS_SHOWN_MAX: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Dependent {
     View(Oid),
-    Table(Oid),
-    Sequence(Oid),
     /// (child table, constraint)
     ForeignKey(Oid, Oid),
     /// (table, column position)
@@ -95,9 +93,7 @@ impl Ddl<'_> {
             }
             for dependent in self.dependents(oid) {
                 let gone = match &dependent {
-                    Dependent::View(oid) | Dependent::Table(oid) | Dependent::Sequence(oid) => {
-                        going.contains(oid)
-                    }
+                    Dependent::View(oid) => going.contains(oid),
                     Dependent::ForeignKey(table, _) | Dependent::Default(table, _) => {
                         going.contains(table)
                     }
@@ -221,9 +217,7 @@ impl Ddl<'_> {
 
     fn describe(&self, dependent: &Dependent) -> String {
         match dependent {
-            Dependent::View(oid) | Dependent::Table(oid) | Dependent::Sequence(oid) => {
-                self.describe_relation(*oid)
-            }
+            Dependent::View(oid) => self.describe_relation(*oid),
             Dependent::ForeignKey(table, key) => {
                 let table = self.catalog.tables.get(table);
                 let name = table.and_then(|table| {

@@ -10,7 +10,7 @@ use cortex_shard_api::{
 use super::{Ddl, undefined_column};
 use crate::{
     PlanError, PlanErrorKind,
-    bind::ddl::{ColumnDefinition, QualifiedName, SourceExpr},
+    bind::ddl::{ColumnDefinition, SourceExpr},
     catalog::{ColumnDefault, ColumnExtra, Identity, Table},
 };
 
@@ -291,11 +291,6 @@ pub(super) fn qualified(descriptor: &TableDescriptor) -> String {
 /// A name as SQL text, always quoted: for statements that we make.
 pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A name without a schema.
-pub(super) fn unqualified(name: &str) -> QualifiedName {
-    QualifiedName { schema: None, name: name.to_owned(), position: None }
 }
 
 /// An empty table, to be filled by CREATE TABLE.
