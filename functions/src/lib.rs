@@ -24,3 +24,6 @@ pub mod failure;
 
 /// The leaf of a fragment: reads a table inside a shard.
 pub mod table_scan;
+
+#[cfg(test)]
+mod tests;

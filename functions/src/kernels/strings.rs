@@ -1,4 +1,4 @@
-//! Functions on text and bytea. Positions count characters from 1; case mapping is the C locale's for ASCII and Unicode's beyond.
+//! Functions on text and bytea. Positions count characters from 1; case mapping is the C locale's (ASCII).
 
 use cortex_shard_api::{Datum, SqlType, ValueError, ValueErrorKind};
 
@@ -17,8 +17,8 @@ pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
             Datum::Int4(n) => Ok(Datum::Int4(n * 8)),
             other => Ok(other),
         },
-        "lower" => |_, args| Ok(make_text(text(&args[0])?.to_lowercase())),
-        "upper" => |_, args| Ok(make_text(text(&args[0])?.to_uppercase())),
+        "lower" => |_, args| Ok(make_text(text(&args[0])?.to_ascii_lowercase())),
+        "upper" => |_, args| Ok(make_text(text(&args[0])?.to_ascii_uppercase())),
         "initcap" => initcap,
         "btrim" => |_, args| trim(args, true, true),
         "ltrim" => |_, args| trim(args, true, false),
@@ -103,11 +103,11 @@ fn initcap(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let mut inside = false;
     for c in text(&args[0])?.chars() {
         if inside {
-            out.extend(c.to_lowercase());
+            out.push(c.to_ascii_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push(c.to_ascii_uppercase());
         }
-        inside = c.is_alphanumeric();
+        inside = c.is_ascii_alphanumeric();
     }
     Ok(make_text(out))
 }

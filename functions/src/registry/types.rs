@@ -16,7 +16,8 @@ pub(crate) enum ArgType {
 }
 
 impl ArgType {
-    /// From an OID in `pg_proc`. Types we represent by another one (pg_node_tree, int2vector, aclitem) are mapped.
+    /// From an OID in `pg_proc`. Types we represent by another one (pg_node_tree, int2vector, oidvector)
+    /// are mapped.
     pub(crate) fn from_oid(oid: u32) -> Option<ArgType> {
         Some(match oid {
             2276 => ArgType::Any,
@@ -26,10 +27,9 @@ impl ArgType {
             5077 => ArgType::AnyCompatible,
             5078 => ArgType::AnyCompatibleArray,
             5079 => ArgType::AnyCompatibleNonArray,
-            194 | 1033 => ArgType::Type(SqlType::Text),
+            194 => ArgType::Type(SqlType::Text),
             22 => ArgType::Type(SqlType::Array(&SqlType::Int2)),
             30 => ArgType::Type(SqlType::Array(&SqlType::Oid)),
-            1034 => ArgType::Type(SqlType::Array(&SqlType::Text)),
             other => ArgType::Type(SqlType::from_oid(other)?),
         })
     }

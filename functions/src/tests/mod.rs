@@ -1,0 +1,4 @@
+//! The crate's tests: recorded answers of a PostgreSQL, and that vectorized forms equal their kernels.
+
+mod answers;
+mod expression;
