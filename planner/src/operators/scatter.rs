@@ -129,7 +129,8 @@ impl ShardFragmentExec {
 fn cut(fragment: &Arc<dyn ExecutionPlan>, shard: ShardId) -> Result<Arc<dyn ExecutionPlan>> {
     let cut = Arc::clone(fragment).transform_up(|node| {
         let Some(scan) = node.downcast_ref::<TableScanExec>() else {
-            return Ok(Transformed::no(node));
+            // Operators hand what they have gathered (a join's build side) on to their copies unless told not to.
+            return Ok(Transformed::yes(node.reset_state()?));
         };
         let slice = scan.slice(shard).ok_or_else(|| {
             internal_datafusion_err!("a fragment reads a table that shard {shard} does not hold")

@@ -1,0 +1,7 @@
+//! The planner as a whole, without sockets and disks: shards are maps in memory.
+
+/// Shards in memory, and tables on them.
+mod cluster;
+
+/// Distributed plans give what one table in memory gives.
+mod fragments;
