@@ -63,7 +63,7 @@ fn widens(from: SqlType, to: SqlType) -> bool {
 
 /// A cast by its kernel.
 #[derive(Debug)]
-struct CastUdf {
+pub(super) struct CastUdf {
     from: TypeMod,
     to: TypeMod,
     explicit: bool,
@@ -99,6 +99,15 @@ impl CastUdf {
             name: format!("cast_{}", to.ty.catalog_name()),
             signature: Signature::any(1, volatility),
         }
+    }
+}
+
+impl CastUdf {
+    /// The names behind oids are known to the gateway alone.
+    pub(super) fn runs_in_shard(&self) -> bool {
+        let is_name = |ty: SqlType| ty.is_oid_like() && ty != SqlType::Oid;
+        let element = |ty: SqlType| ty.element().unwrap_or(ty);
+        !is_name(element(self.from.ty)) && !is_name(element(self.to.ty))
     }
 }
 

@@ -10,7 +10,7 @@ use cortex_shard_api::{
 };
 use datafusion::{
     common::ScalarValue,
-    logical_expr::{BinaryExpr, Expr, Like, Operator, ScalarUDF, cast as native_cast},
+    logical_expr::{BinaryExpr, Expr, Like, Operator, ScalarUDF, Volatility, cast as native_cast},
 };
 
 use crate::{
@@ -33,6 +33,19 @@ pub use cast::cast;
 pub use keys::{comparison_key, comparison_key_argument};
 pub use udf::value_error;
 pub use window::{WindowSpec, window};
+
+/// Whether a function gives in a shard what it gives in the gateway: it is not volatile (which would run once for each row,
+/// wherever that is counted) and asks neither session nor catalog. Settings and the clock are part of the call.
+pub fn runs_in_shard(function: &ScalarUDF) -> bool {
+    let inner: &dyn std::any::Any = function.inner().as_ref();
+    if let Some(kernel) = inner.downcast_ref::<udf::KernelUdf>() {
+        return kernel.runs_in_shard();
+    }
+    match inner.downcast_ref::<cast::CastUdf>() {
+        Some(cast) => cast.runs_in_shard(),
+        None => function.signature().volatility != Volatility::Volatile,
+    }
+}
 
 /// A call whose arguments already have `call.arg_types`. Comparisons and LIKE become native DataFusion expressions where their
 /// meaning is the same, so that pushdown and pruning see them.

@@ -107,6 +107,11 @@ impl KernelUdf {
         KernelUdf { call, signature, returns }
     }
 
+    pub(super) fn runs_in_shard(&self) -> bool {
+        self.call.volatility != Volatility::Volatile
+            && !matches!(self.call.implementation, Implementation::Session)
+    }
+
     fn row(&self, args: &[Datum], context: &session::EvalContext) -> Result<Datum> {
         scalar::dispatch(&self.call, args, context).map_err(external)
     }

@@ -34,7 +34,6 @@ mod scalar;
 
 pub use access::Path;
 pub use domain::Constraint;
-pub(crate) use predicate::is_comparison_key;
 
 /// Where a table is read, and how.
 #[derive(Clone, Debug)]

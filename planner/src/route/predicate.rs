@@ -4,10 +4,15 @@
 //! columns, AND, OR and NOT of them. Everything else may be true of any row. Comparison keys of `functions::lower` are looked
 //! through: they keep equality, which is all that is used of them unless the key's order is the value's.
 
+use cortex_functions::lower::comparison_key_argument;
 use cortex_shard_api::{
     Datum, SqlType, TableDescriptor,
     descriptor::ColumnDescriptor,
-    value::arrow::{arrow_type, datum_at},
+    key::{KeyOrder, decode_datum},
+    value::{
+        Interval, Numeric,
+        arrow::{arrow_type, datum_at},
+    },
 };
 use datafusion::{
     arrow::datatypes::DataType,
@@ -98,6 +103,8 @@ fn flatten(filter: &Expr, operator: Operator) -> Vec<&Expr> {
 struct FoundColumn<'a> {
     position: usize,
     descriptor: &'a ColumnDescriptor,
+    /// Seen through a comparison key.
+    keyed: bool,
 }
 
 fn column<'a>(table: &'a TableDescriptor, expr: &Expr) -> Option<FoundColumn<'a>> {
@@ -106,23 +113,18 @@ fn column<'a>(table: &'a TableDescriptor, expr: &Expr) -> Option<FoundColumn<'a>
         Expr::Column(name) => {
             let position = table.column(&name.name)?;
             let descriptor = table.columns.get(position)?;
-            Some(FoundColumn { position, descriptor })
+            Some(FoundColumn { position, descriptor, keyed: false })
         }
         // Widening an integer keeps its value, and so the constant it is compared with.
         Expr::Cast(cast) if is_integer(cast.field.data_type()) => {
             column(table, &cast.expr).filter(|column| column.descriptor.ty.ty.is_integer())
         }
-        Expr::ScalarFunction(call) if is_comparison_key(call.func.name()) => {
-            let [arg] = call.args.as_slice() else { return None };
-            column(table, arg)
+        _ => {
+            let (arg, ty) = comparison_key_argument(expr)?;
+            let column = column(table, arg).filter(|column| column.descriptor.ty.ty == ty)?;
+            Some(FoundColumn { keyed: true, ..column })
         }
-        _ => None,
     }
-}
-
-/// Functions that `functions::lower::comparison_key` wraps around values.
-pub fn is_comparison_key(name: &str) -> bool {
-    name.starts_with("comparison_key")
 }
 
 fn boolean(table: &TableDescriptor, expr: &Expr, value: bool) -> Option<Constraint> {
@@ -151,27 +153,54 @@ fn compare(
     right: &Expr,
 ) -> Option<Constraint> {
     let column = column(table, left)?;
-    let value = literal(right)?;
     let ty = column.descriptor.ty.ty;
+    let (value, is_key) = literal(right)?;
     if value.is_null() {
         return Some(Constraint::nothing());
     }
     let domain = match integer(value) {
         Some(value) if ty.is_integer() => integer_domain(ty, comparison, value),
-        _ if value.data_type() == arrow_type(ty) => {
-            let array = value.to_array().ok()?;
-            let datum = datum_at(array.as_ref(), 0, ty).ok()?;
-            Domain::compare(arrow_comparison(comparison, ty)?, &datum, ty)
-        }
-        _ => return None,
+        _ if column.keyed && is_key => Domain::compare(comparison, &datum(value, ty)?, ty),
+        _ if column.keyed => Domain::compare(comparison, &datum_of_key(value, ty)?, ty),
+        _ => Domain::compare(arrow_comparison(comparison, ty)?, &datum(value, ty)?, ty),
     };
     Some(Constraint::column(column.position, domain))
 }
 
-fn literal(expr: &Expr) -> Option<&ScalarValue> {
+/// A constant, and whether it stands inside a comparison key (which the optimizer folds away).
+fn literal(expr: &Expr) -> Option<(&ScalarValue, bool)> {
     match expr {
-        Expr::Literal(value, _) => Some(value),
+        Expr::Literal(value, _) => Some((value, false)),
         Expr::Alias(alias) => literal(&alias.expr),
+        _ => match comparison_key_argument(expr)?.0 {
+            Expr::Literal(value, _) => Some((value, true)),
+            _ => None,
+        },
+    }
+}
+
+/// A constant that represents a value of the type.
+fn datum(value: &ScalarValue, ty: SqlType) -> Option<Datum> {
+    if value.data_type() != arrow_type(ty) {
+        return None;
+    }
+    datum_at(value.to_array().ok()?.as_ref(), 0, ty).ok()
+}
+
+/// The value that a folded comparison key stands for, or one equal to it.
+fn datum_of_key(key: &ScalarValue, ty: SqlType) -> Option<Datum> {
+    match (ty, key) {
+        (SqlType::Numeric, ScalarValue::Binary(Some(bytes))) => {
+            Some(Datum::Numeric(Numeric::from_key(bytes).ok()?.0))
+        }
+        (SqlType::Interval, ScalarValue::Decimal128(Some(micros), ..)) => {
+            let micros = i64::try_from(*micros).ok()?;
+            Some(Datum::Interval(Interval { months: 0, days: 0, micros }))
+        }
+        (SqlType::Jsonb, ScalarValue::Binary(Some(bytes))) => {
+            Some(decode_datum(bytes, ty, KeyOrder::default()).ok()?.0)
+        }
+        (SqlType::Bpchar | SqlType::Float4 | SqlType::Float8, value) => datum(value, ty),
         _ => None,
     }
 }

@@ -6,13 +6,14 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cortex_functions::table_scan::TableScanExec;
+use cortex_functions::{lower::comparison_key_argument, table_scan::TableScanExec};
 use cortex_shard_api::{
     ShardId,
     descriptor::{Placement, TableDescriptor},
 };
 use datafusion::{
-    common::{JoinSide, JoinType},
+    common::{JoinSide, JoinType, ScalarValue},
+    logical_expr::{Expr, ScalarUDF},
     physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::Column},
     physical_plan::{
         ExecutionPlan, filter::FilterExec, joins::HashJoinExec, projection::ProjectionExec,
@@ -139,9 +140,15 @@ pub fn column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     }
     let call = expr.downcast_ref::<ScalarFunctionExpr>()?;
     match call.args() {
-        [arg] if crate::route::is_comparison_key(call.fun().name()) => column(arg),
+        [arg] if is_comparison_key(call.fun()) => column(arg),
         _ => None,
     }
+}
+
+/// Whether the function is the one that `functions::lower::comparison_key` puts around values.
+fn is_comparison_key(function: &ScalarUDF) -> bool {
+    let call = function.call(vec![Expr::Literal(ScalarValue::Null, None)]);
+    comparison_key_argument(&call).is_some()
 }
 
 /// One side of a join: what it runs, and where.

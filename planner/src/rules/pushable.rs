@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use cortex_functions::lower::runs_in_shard;
 use datafusion::{
     common::tree_node::{TreeNode, TreeNodeRecursion},
     error::Result,
-    logical_expr::{ScalarUDF, Volatility},
     physical_expr::{PhysicalExpr, ScalarFunctionExpr, scalar_subquery::ScalarSubqueryExpr},
     physical_plan::ExecutionPlan,
 };
@@ -33,10 +33,4 @@ fn is_pushable_expr(root: &Arc<dyn PhysicalExpr>) -> Result<bool> {
         Ok(if pushable { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;
     Ok(pushable)
-}
-
-/// A volatile function runs once for each row, wherever that is counted: in the gateway. Functions that ask the session or the
-/// catalog find neither in a shard.
-fn runs_in_shard(function: &ScalarUDF) -> bool {
-    function.signature().volatility != Volatility::Volatile
 }

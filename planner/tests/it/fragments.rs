@@ -24,7 +24,12 @@ pub fn tables(n_shards: u32) -> Tables {
     let orders = TableBuilder::new(
         20,
         "orders",
-        &[("tenant", Int4, true), ("id", Int4, true), ("kind", Text, false), ("amount", Int8, false)],
+        &[
+            ("tenant", Int4, true),
+            ("id", Int4, true),
+            ("kind", Text, false),
+            ("amount", Int8, false),
+        ],
         &[0, 1],
     )
     .hash(&[0], 900, n_shards)
@@ -34,7 +39,12 @@ pub fn tables(n_shards: u32) -> Tables {
     let items = TableBuilder::new(
         21,
         "items",
-        &[("i_tenant", Int4, true), ("i_order", Int4, true), ("line", Int4, true), ("sku", Text, true)],
+        &[
+            ("i_tenant", Int4, true),
+            ("i_order", Int4, true),
+            ("line", Int4, true),
+            ("sku", Text, true),
+        ],
         &[0, 1, 2],
     )
     .hash(&[0], 900, n_shards)
@@ -42,11 +52,12 @@ pub fn tables(n_shards: u32) -> Tables {
     let kinds = TableBuilder::new(22, "kinds", &[("k", Text, true), ("title", Text, false)], &[0])
         .reference(n_shards)
         .build();
-    let events = TableBuilder::new(23, "events", &[("at", Int4, true), ("what", Text, false)], &[0])
-        .range(0, &[100, 200, 300], n_shards)
-        .build();
-    let notes = TableBuilder::new(24, "notes", &[("n", Int4, true), ("body", Text, false)], &[0])
-        .build();
+    let events =
+        TableBuilder::new(23, "events", &[("at", Int4, true), ("what", Text, false)], &[0])
+            .range(0, &[100, 200, 300], n_shards)
+            .build();
+    let notes =
+        TableBuilder::new(24, "notes", &[("n", Int4, true), ("body", Text, false)], &[0]).build();
     let text = |value: String| Datum::Text(value.into());
     let mut order_rows = vec![];
     let mut item_rows = vec![];
@@ -61,8 +72,10 @@ pub fn tables(n_shards: u32) -> Tables {
             item_rows.push(row);
         }
     }
-    let kind_rows = (0..5).map(|k| vec![text(format!("k{k}")), text(format!("Kind {k}"))]).collect();
-    let event_rows = (0..400).map(|at| vec![Datum::Int4(at), text(format!("e{}", at % 5))]).collect();
+    let kind_rows =
+        (0..5).map(|k| vec![text(format!("k{k}")), text(format!("Kind {k}"))]).collect();
+    let event_rows =
+        (0..400).map(|at| vec![Datum::Int4(at), text(format!("e{}", at % 5))]).collect();
     let note_rows = (0..50).map(|n| vec![Datum::Int4(n), text(format!("note {n}"))]).collect();
     vec![
         (orders, order_rows),
@@ -123,9 +136,7 @@ pub fn queries() -> Vec<Query> {
     let query = |name, ordered, build| Query { name, ordered, build };
     vec![
         query("all rows", false, |s| Ok(s.table("orders"))),
-        query("one key", false, |s| {
-            s.table("orders").filter(tenant(3).and(col("id").eq(lit(5))))
-        }),
+        query("one key", false, |s| s.table("orders").filter(tenant(3).and(col("id").eq(lit(5))))),
         query("one tenant", false, |s| s.table("orders").filter(tenant(3))),
         query("some tenants", false, |s| {
             s.table("orders").filter(col("tenant").in_list(vec![lit(1), lit(2), lit(99)], false))
@@ -143,12 +154,12 @@ pub fn queries() -> Vec<Query> {
             s.table("orders").filter(tenant(1).or(col("kind").eq(lit("k2"))))
         }),
         query("not equal", false, |s| s.table("orders").filter(col("tenant").not_eq(lit(3)))),
-        query("wider constant", false, |s| {
-            s.table("orders").filter(col("tenant").eq(lit(3_i64)))
-        }),
+        query("wider constant", false, |s| s.table("orders").filter(col("tenant").eq(lit(3_i64)))),
         query("count", false, |s| s.table("orders").aggregate(vec![], vec![count(lit(1))])),
         query("count of nothing", false, |s| {
-            s.table("orders").filter(tenant(1).and(tenant(2)))?.aggregate(vec![], vec![count(lit(1))])
+            s.table("orders")
+                .filter(tenant(1).and(tenant(2)))?
+                .aggregate(vec![], vec![count(lit(1))])
         }),
         query("groups", false, |s| {
             s.table("orders").aggregate(
@@ -173,7 +184,8 @@ pub fn queries() -> Vec<Query> {
                 .limit(2, Some(7))
         }),
         query("sorted", true, |s| {
-            s.table("orders").sort(vec![col("id").sort(true, false), col("tenant").sort(false, false)])
+            s.table("orders")
+                .sort(vec![col("id").sort(true, false), col("tenant").sort(false, false)])
         }),
         query("key order of a range table", true, |s| {
             s.table("events")
@@ -208,7 +220,13 @@ pub fn queries() -> Vec<Query> {
         query("co-located full join, grouped", false, |s| {
             s.table("orders")
                 .filter(col("kind").eq(lit("k1")))?
-                .join(s.table("items"), JoinType::Full, &["tenant", "id"], &["i_tenant", "i_order"], None)?
+                .join(
+                    s.table("items"),
+                    JoinType::Full,
+                    &["tenant", "id"],
+                    &["i_tenant", "i_order"],
+                    None,
+                )?
                 .aggregate(vec![col("sku")], vec![count(col("id")), count(col("line"))])
         }),
         query("join of one tenant", false, |s| {
@@ -221,13 +239,18 @@ pub fn queries() -> Vec<Query> {
             )
         }),
         query("join by another column", false, |s| {
-            s.table("orders").join(s.table("items"), JoinType::Inner, &["id"], &["line"], None)?.aggregate(
-                vec![col("sku")],
-                vec![count(lit(1))],
-            )
+            s.table("orders")
+                .join(s.table("items"), JoinType::Inner, &["id"], &["line"], None)?
+                .aggregate(vec![col("sku")], vec![count(lit(1))])
         }),
         query("anti join", false, |s| {
-            s.table("orders").join(s.table("items"), JoinType::LeftAnti, &["tenant", "id"], &["i_tenant", "i_order"], None)
+            s.table("orders").join(
+                s.table("items"),
+                JoinType::LeftAnti,
+                &["tenant", "id"],
+                &["i_tenant", "i_order"],
+                None,
+            )
         }),
         query("reference join", false, |s| {
             s.table("orders").join(s.table("kinds"), JoinType::Inner, &["kind"], &["k"], None)
