@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
     sync::Semaphore,
@@ -29,6 +30,9 @@ use crate::{
 const STARTUP_EXTRA: usize = 64;
 /// A pause after an accept that failed (out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// When an idle connection is first asked whether its client still exists, and how often then.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What all connections of a server share.
 pub(crate) struct Shared {
@@ -116,8 +120,7 @@ impl Server {
                 () = stop.cancelled() => break,
                 accepted = accept_any(&listeners) => match accepted {
                     Ok((stream, peer)) if connections.len() < connections_max + STARTUP_EXTRA => {
-                        // A small answer must not wait for the acknowledgement of the last one.
-                        let _ = stream.set_nodelay(true);
+                        set_up(&stream);
                         connections.spawn(session::run(stream, peer.ip(), shared.clone()));
                     }
                     // No task is spent on telling why: that bound has been used up.
@@ -143,6 +146,15 @@ impl Server {
             }
         }
     }
+}
+
+/// An option that the system refuses makes a connection slower, not wrong.
+fn set_up(stream: &TcpStream) {
+    // A small answer must not wait for the acknowledgement of the last one.
+    let _ = stream.set_nodelay(true);
+    // A client whose machine has vanished gives its place and its locks back.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 /// The next connection on any of the addresses.

@@ -146,6 +146,9 @@ pub trait SqlSession: Send {
     /// it. `None`: there is no such object (the number is printed).
     fn object_name(&self, ty: SqlType, oid: u32) -> Option<String>;
 
+    /// How `regclass` and its like read a parameter that is a name; 42P01 and its like if there is no such object.
+    fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError>;
+
     /// `statement_timeout`; `None` is no limit.
     fn statement_timeout(&self) -> Option<std::time::Duration>;
 

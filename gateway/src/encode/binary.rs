@@ -2,7 +2,7 @@
 
 use cortex_shard_api::{Datum, SqlType, value};
 
-use super::text::{null, raw};
+use super::text::{null_of, raw};
 
 /// A value of fixed width, already in network order.
 #[inline]
@@ -23,7 +23,7 @@ pub(crate) fn jsonb(out: &mut Vec<u8>, text: &str) {
 #[inline]
 pub(crate) fn datum(out: &mut Vec<u8>, ty: SqlType, datum: &Datum) {
     match (ty, datum) {
-        (_, Datum::Null) => null(out),
+        (_, Datum::Null) => null_of(out, ty),
         (SqlType::Int4, Datum::Int4(value)) => fixed(out, value.to_be_bytes()),
         (SqlType::Int8, Datum::Int8(value)) => fixed(out, value.to_be_bytes()),
         (SqlType::Text | SqlType::Varchar | SqlType::Bpchar, Datum::Text(text)) => {

@@ -284,3 +284,203 @@ impl<'a> Values<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use arrow::datatypes::Schema;
+    use async_trait::async_trait;
+    use cortex_shard_api::{
+        TypeMod,
+        types::SCALARS,
+        value::{ArrayValue, ValueSettings},
+    };
+
+    use super::*;
+    use crate::statement::{
+        Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus,
+    };
+
+    /// A session that only knows the name of one object.
+    struct Names;
+
+    #[async_trait]
+    impl SqlSession for Names {
+        fn parse(&mut self, _: &str) -> Result<Vec<ParsedStatement>, PgError> {
+            Ok(Vec::new())
+        }
+
+        async fn prepare(
+            &mut self,
+            _: &ParsedStatement,
+            _: &[u32],
+        ) -> Result<Arc<Prepared>, PgError> {
+            Err(PgError::internal("not here"))
+        }
+
+        async fn execute(
+            &mut self,
+            _: &Arc<Prepared>,
+            _: Vec<Datum>,
+            _: bool,
+        ) -> Result<Execution, PgError> {
+            Err(PgError::internal("not here"))
+        }
+
+        async fn sync(&mut self) -> Result<(), PgError> {
+            Ok(())
+        }
+
+        async fn failed(&mut self) {}
+
+        fn transaction_status(&self) -> TransactionStatus {
+            TransactionStatus::Idle
+        }
+
+        fn value_settings(&self) -> ValueSettings {
+            ValueSettings::default()
+        }
+
+        fn object_name(&self, _: SqlType, oid: u32) -> Option<String> {
+            (oid == 1259).then(|| "pg_class".to_owned())
+        }
+
+        fn object_oid(&self, _: SqlType, _: &str) -> Result<u32, PgError> {
+            Err(PgError::internal("not here"))
+        }
+
+        fn statement_timeout(&self) -> Option<Duration> {
+            None
+        }
+
+        fn take_notices(&mut self) -> Vec<Notice> {
+            Vec::new()
+        }
+
+        fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+
+        fn take_deallocated(&mut self) -> Vec<Option<String>> {
+            Vec::new()
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    fn samples(ty: SqlType) -> Vec<Datum> {
+        match ty {
+            SqlType::Bool => vec![Datum::Bool(true), Datum::Bool(false)],
+            SqlType::Int2 => vec![Datum::Int2(i16::MIN)],
+            SqlType::Int4 => vec![Datum::Int4(-7), Datum::Int4(i32::MAX)],
+            SqlType::Int8 => vec![Datum::Int8(i64::MIN)],
+            SqlType::Float4 => vec![Datum::Float4(1.5), Datum::Float4(f32::NAN)],
+            SqlType::Float8 => vec![Datum::Float8(0.1), Datum::Float8(1e300)],
+            SqlType::Numeric => {
+                vec![Datum::Numeric(Numeric::parse("-12345.6700").expect("a number"))]
+            }
+            SqlType::Text
+            | SqlType::Varchar
+            | SqlType::Bpchar
+            | SqlType::Name
+            | SqlType::Unknown => vec![Datum::Text("läuft  ".into()), Datum::Text("".into())],
+            SqlType::Char => vec![Datum::Text("r".into()), Datum::Text("".into())],
+            SqlType::Bytea => vec![Datum::Bytea([0u8, 0xab, 0xff].as_slice().into())],
+            SqlType::Date => vec![Datum::Date(0), Datum::Date(i32::MAX)],
+            SqlType::Time => vec![Datum::Time(86_400_000_000)],
+            SqlType::Timestamp => vec![Datum::Timestamp(-1), Datum::Timestamp(i64::MIN)],
+            SqlType::Timestamptz => vec![Datum::Timestamptz(1), Datum::Timestamptz(i64::MAX)],
+            SqlType::Interval => {
+                vec![Datum::Interval(Interval { months: 1, days: -2, micros: 3_000_001 })]
+            }
+            SqlType::Uuid => vec![Datum::Uuid([7; 16])],
+            SqlType::Json => vec![Datum::Json("{\"a\" : 1}".into())],
+            SqlType::Jsonb => vec![Datum::Jsonb("{\"a\": 1}".into())],
+            SqlType::Oid
+            | SqlType::Regclass
+            | SqlType::Regtype
+            | SqlType::Regproc
+            | SqlType::Regnamespace
+            | SqlType::Regrole => vec![Datum::Oid(1259), Datum::Oid(0), Datum::Oid(u32::MAX)],
+            SqlType::Void | SqlType::Record => vec![],
+            SqlType::Array(_) => vec![
+                Datum::Array(Box::new(ArrayValue {
+                    element: SqlType::Int4,
+                    lower_bound: 1,
+                    elements: vec![Datum::Int4(1), Datum::Null],
+                })),
+                Datum::Array(Box::new(ArrayValue {
+                    element: SqlType::Int4,
+                    lower_bound: 1,
+                    elements: vec![],
+                })),
+            ],
+        }
+    }
+
+    /// One column of type `ty`, as rows and as a batch.
+    fn both_ways(ty: SqlType, binary: bool) -> (Vec<u8>, Vec<u8>) {
+        let mut values = samples(ty);
+        values.push(Datum::Null);
+        let columns = [OutputColumn { name: "c".into(), ty: TypeMod::plain(ty), source: (0, 0) }];
+        let formats = if binary { Formats::all_binary() } else { Formats::default() };
+        let settings = ValueSettings::default();
+        let mut scratch = String::new();
+        let mut context =
+            TextContext { settings: &settings, session: &Names, scratch: &mut scratch };
+        let (mut rows, mut batched) = (Vec::new(), Vec::new());
+        for value in &values {
+            encode_row(&mut rows, std::slice::from_ref(value), &columns, &formats, &mut context)
+                .expect("a row");
+        }
+        let array = value::arrow::array_from_datums(ty, &values).expect("an array");
+        let field = value::arrow::field("c", TypeMod::plain(ty), true);
+        let batch =
+            RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![array]).expect("a batch");
+        let n = encode_batch(&mut batched, &batch, 0, usize::MAX, &columns, &formats, &mut context)
+            .expect("encoded");
+        assert_eq!(n, values.len());
+        (rows, batched)
+    }
+
+    #[test]
+    fn rows_and_batches_give_the_same_bytes() {
+        let arrays = [SqlType::Array(&SqlType::Int4)];
+        for ty in SCALARS.iter().copied().chain(arrays) {
+            for binary in [false, true] {
+                let (rows, batched) = both_ways(ty, binary);
+                assert_eq!(rows, batched, "{ty:?}, binary: {binary}");
+            }
+        }
+    }
+
+    #[test]
+    fn objects_print_their_names() {
+        let (rows, _) = both_ways(SqlType::Regclass, false);
+        let text = String::from_utf8_lossy(&rows);
+        assert!(text.contains("pg_class") && text.contains("4294967295"), "{text:?}");
+        let (rows, _) = both_ways(SqlType::Oid, false);
+        assert!(String::from_utf8_lossy(&rows).contains("1259"));
+    }
+
+    #[test]
+    fn a_bound_on_rows_is_kept() {
+        let columns = [OutputColumn { name: "c".into(), ty: SqlType::Int4.into(), source: (0, 0) }];
+        let array: arrow::array::ArrayRef = Arc::new(Int32Array::from_iter_values(0..100_000));
+        let batch = RecordBatch::try_from_iter([("c", array)]).expect("a batch");
+        let settings = ValueSettings::default();
+        let mut scratch = String::new();
+        let mut context =
+            TextContext { settings: &settings, session: &Names, scratch: &mut scratch };
+        let formats = Formats::default();
+        let mut out = Vec::new();
+        let mut encode = |out: &mut Vec<u8>, from, max| {
+            encode_batch(out, &batch, from, max, &columns, &formats, &mut context).expect("rows")
+        };
+        assert_eq!(encode(&mut out, 99_998, 10), 2);
+        assert_eq!(encode(&mut out, 5, 3), 3);
+        let n = encode(&mut out, 0, usize::MAX);
+        assert!(n < 10_000 && (FLUSH_BYTES..FLUSH_BYTES + 100).contains(&out.len()));
+    }
+}

@@ -24,6 +24,12 @@ pub(crate) fn null(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xff; 4]);
 }
 
+/// A function that returns nothing prints an empty string, not NULL.
+#[inline]
+pub(crate) fn null_of(out: &mut Vec<u8>, ty: SqlType) {
+    if ty == SqlType::Void { raw(out, b"") } else { null(out) }
+}
+
 /// Bytes as they are.
 #[inline]
 pub(crate) fn raw(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -86,7 +92,7 @@ pub(crate) fn formatted(
 #[inline]
 pub(crate) fn datum(out: &mut Vec<u8>, ty: SqlType, datum: &Datum, context: &mut TextContext<'_>) {
     match datum {
-        Datum::Null => null(out),
+        Datum::Null => null_of(out, ty),
         Datum::Int4(value) => integer(out, *value),
         Datum::Int8(value) => integer(out, *value),
         Datum::Int2(value) => integer(out, *value),

@@ -80,6 +80,9 @@ impl Session {
             parameters.push(match bytes {
                 None => Datum::Null,
                 Some(bytes) if binary => decode_binary(*ty, bytes, index)?,
+                Some(bytes) if ty.is_oid_like() && *ty != SqlType::Oid => {
+                    Datum::Oid(self.object_parameter(*ty, utf8(bytes)?)?)
+                }
                 Some(bytes) => decode_text(*ty, bytes, &settings)?,
             });
         }
@@ -92,6 +95,17 @@ impl Session {
         self.portals.insert(name, portal)?;
         encode::bare(&mut self.wire.out, Bare::BindComplete);
         Ok(())
+    }
+
+    /// An object by number or by name; only the catalog knows names.
+    fn object_parameter(&self, ty: SqlType, text: &str) -> Result<u32, PgError> {
+        match text.trim() {
+            "-" => Ok(0),
+            number => match number.parse() {
+                Ok(oid) => Ok(oid),
+                Err(_) => self.sql.object_oid(ty, text),
+            },
+        }
     }
 
     fn statement(&self, name: &str) -> Result<&Statement, PgError> {

@@ -158,6 +158,11 @@ impl Formats {
         Ok(Formats(formats))
     }
 
+    #[cfg(test)]
+    pub(crate) fn all_binary() -> Formats {
+        Formats(SmallVec::from_slice(&[true]))
+    }
+
     /// How many codes there are: 0, 1, or one for each.
     pub(crate) fn len(&self) -> usize {
         self.0.len()

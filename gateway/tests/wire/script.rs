@@ -267,6 +267,10 @@ impl SqlSession for ScriptSession {
         None
     }
 
+    fn object_oid(&self, _: SqlType, _: &str) -> Result<u32, PgError> {
+        Err(PgError::new(SqlState::UNDEFINED_TABLE, "no such object"))
+    }
+
     fn statement_timeout(&self) -> Option<Duration> {
         self.timeout
     }
