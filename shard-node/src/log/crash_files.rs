@@ -40,7 +40,7 @@ struct Fault {
     is_final: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     /// What survives for certain.
     durable: Vec<u8>,
@@ -50,7 +50,7 @@ struct Inode {
     pending: Vec<(u64, Vec<u8>)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Directory {
     durable: BTreeMap<String, usize>,
     current: BTreeMap<String, usize>,
@@ -81,30 +81,30 @@ impl CrashDisk {
     pub fn image(&self, seed: u64) -> CrashDisk {
         let disk = self.disk.lock();
         let mut random = Random(seed);
-        let inodes =
-            disk.inodes.iter().map(|inode| Inode::with(inode.after_crash(&mut random))).collect();
-        let directories = disk.directories.iter().map(|(name, directory)| {
-            let names = directory.after_crash(&mut random);
-            (
-                name.clone(),
-                Directory { durable: names.clone(), current: names, ..Directory::default() },
-            )
-        });
-        Disk { inodes, directories: directories.collect(), ..Disk::default() }.into()
+        let mut image = Disk::default();
+        for (directory_name, directory) in &disk.directories {
+            let mut names = directory.after_crash(&mut random);
+            for number in names.values_mut() {
+                if let Some(inode) = disk.inodes.get(*number) {
+                    *number = image.inodes.len();
+                    image.inodes.push(Inode::with(inode.after_crash(&mut random)));
+                }
+            }
+            let directory =
+                Directory { durable: names.clone(), current: names, ..Directory::default() };
+            image.directories.insert(directory_name.clone(), directory);
+        }
+        image.into()
     }
 
-    /// The disk after `kill -9`: the page cache survives.
+    /// The disk after `kill -9`: the page cache survives. It is still not durable: an image of this one may lose it.
     pub fn image_after_kill(&self) -> CrashDisk {
         let disk = self.disk.lock();
-        let inodes = disk.inodes.iter().map(|inode| Inode::with(inode.current.clone())).collect();
         let directories = disk.directories.iter().map(|(name, directory)| {
-            let names = directory.current.clone();
-            (
-                name.clone(),
-                Directory { durable: names.clone(), current: names, ..Directory::default() },
-            )
+            (name.clone(), Directory { is_locked: false, ..directory.clone() })
         });
-        Disk { inodes, directories: directories.collect(), ..Disk::default() }.into()
+        let directories = directories.collect();
+        Disk { inodes: disk.inodes.clone(), directories, ..Disk::default() }.into()
     }
 
     /// How many operations changed this disk so far (writes, syncs, names).

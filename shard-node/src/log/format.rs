@@ -316,3 +316,90 @@ pub(super) fn decode_entries(header: &BatchHeader, mut body: Bytes) -> Option<Ve
     }
     body.is_empty().then_some(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place { log_id: LogId(1), segment: 2, offset: 8192 }
+    }
+
+    fn batch() -> (Vec<u8>, Vec<Entry>) {
+        let entry = |index, payload: &'static [u8]| Entry {
+            term: Term(4),
+            index: LogIndex(index),
+            payload: Bytes::from_static(payload),
+        };
+        let entries = vec![entry(7, b"seven"), entry(8, b""), entry(9, b"nine")];
+        let header = BatchHeader {
+            kind: BatchKind::Entries,
+            seq: 3,
+            durable_seq: 2,
+            previous_end: 9000,
+            first_index: LogIndex(7),
+            n_entries: 0,
+            body_bytes: 0,
+            body_crc: 0,
+        };
+        let mut bytes = Vec::new();
+        encode_batch(&mut bytes, place(), header, &entries, &[]);
+        (bytes, entries)
+    }
+
+    #[test]
+    fn a_batch_is_valid_only_where_it_was_written() {
+        let (bytes, entries) = batch();
+        assert_eq!(bytes.len() % BATCH_ALIGN, 0);
+        let header = BatchHeader::decode(&bytes, place()).expect("valid here");
+        assert_eq!((header.total_bytes(), header.n_entries), (bytes.len(), 3));
+        let body = header.body(&bytes, place()).expect("valid here").to_vec();
+        assert_eq!(decode_entries(&header, body.into()), Some(entries));
+        for elsewhere in [
+            Place { log_id: LogId(9), ..place() },
+            Place { segment: 3, ..place() },
+            Place { offset: 8200, ..place() },
+        ] {
+            assert_eq!(BatchHeader::decode(&bytes, elsewhere), None);
+            assert_eq!(header.body(&bytes, elsewhere), None);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_batch_is_noticed() {
+        let (bytes, _) = batch();
+        let end = BATCH_HEADER_BYTES + u32_at(&bytes, 48).expect("length") as usize;
+        for bit in 0..end * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let header = BatchHeader::decode(&damaged, place());
+            assert!(header.is_none_or(|h| h.body(&damaged, place()).is_none()), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_segment_header_names_version_and_log() {
+        let header = SegmentHeader {
+            log_id: LogId(1),
+            segment: 2,
+            first_seq: 3,
+            first_index: LogIndex(4),
+            previous_end: 5,
+            allocated: 6,
+            is_recycled: true,
+        };
+        let bytes = header.encode();
+        let decode = |bytes: &[u8], id| SegmentHeader::decode("f", bytes, LogId(id));
+        assert_eq!(decode(&bytes, 1).expect("valid"), Some(header));
+        assert!(matches!(decode(&bytes, 2), Err(LogError::Foreign { .. })));
+        assert_eq!(decode(&bytes[..79], 1).expect("torn"), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            match decode(&damaged, 1) {
+                Ok(None) | Err(LogError::Version { .. }) => {}
+                other => panic!("bit {bit}: {other:?}"),
+            }
+        }
+    }
+}

@@ -40,6 +40,12 @@ mod group_commit;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod crash_tests;
+
+#[cfg(test)]
+mod damage_tests;
+
 use std::ops::Range;
 
 use bytes::Bytes;

@@ -13,7 +13,7 @@ use cortex_shard_api::ids::{LogIndex, Term};
 
 use super::format::{
     BATCH_ALIGN, BATCH_HEADER_BYTES, BatchHeader, BatchKind, FIRST_BATCH, LogId, MARK_OFFSET,
-    Place, SegmentHeader, parse_segment_name, segment_name, u32_at, u64_at,
+    Place, SegmentHeader, parse_segment_name, segment_name, u64_at,
 };
 use super::metadata::{META_FILE, META_TEMPORARY, Metadata};
 use super::segment::{Runs, Segment};
@@ -57,8 +57,7 @@ pub(super) struct Recovered {
 pub(super) fn is_unborn(files: &dyn LogFiles) -> Result<bool, LogError> {
     for (number, name) in segments_in(files)? {
         let (_, bytes) = read_segment(files, &name)?;
-        let is_written = |from: u64| bytes.iter().skip(from as usize).any(|byte| *byte != 0);
-        if number != 1 || is_written(MARK_OFFSET) {
+        if number != 1 || written_bytes(&bytes) > MARK_OFFSET {
             return Ok(false);
         }
     }
@@ -214,8 +213,9 @@ impl Walk {
             }) else {
                 break;
             };
-            let Some(body) = batch.body(rest, place) else { break };
             let end = at + batch.total_bytes();
+            // The padding belongs to the batch: a read fetches it too.
+            let Some(body) = batch.body(rest, place).filter(|_| end <= bytes.len()) else { break };
             self.batch(place, &batch, body, end as u64)
                 .ok_or_else(|| LogError::corrupt(name, at as u64, "a batch contradicts the log"))?;
             self.next_seq += 1;
@@ -281,11 +281,8 @@ impl Walk {
         bytes: &'a [u8],
         from: u64,
     ) -> impl Iterator<Item = (usize, BatchHeader)> + 'a {
-        (from as usize..bytes.len()).step_by(BATCH_ALIGN).filter_map(move |at| {
-            // Zeros are by far the most frequent; skip them without computing anything.
-            if u32_at(bytes, at)? == 0 {
-                return None;
-            }
+        let end = written_bytes(bytes) as usize;
+        (from as usize..end).step_by(BATCH_ALIGN).filter_map(move |at| {
             Some((at, BatchHeader::decode(bytes.get(at..)?, self.place(segment, at))?))
         })
     }
@@ -309,12 +306,9 @@ impl Walk {
         let is_torn = if is_recycled {
             self.headers(segment, bytes, end + mark_bytes as u64).next().is_some()
         } else {
-            rest.iter().skip(mark_bytes).any(|byte| *byte != 0)
+            written_bytes(rest) > mark_bytes as u64
         };
-        if !is_torn {
-            return 0;
-        }
-        rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+        if is_torn { written_bytes(rest) } else { 0 }
     }
 
     /// The entries must reach back to the purge point.
@@ -335,6 +329,20 @@ impl Walk {
         }
         Ok((next_index, self.purged))
     }
+}
+
+/// The length without the zeros at the end.
+fn written_bytes(bytes: &[u8]) -> u64 {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    // Whole chunks first: segments are mostly prefill.
+    while let Some(start) = end.checked_sub(ZEROS.len()) {
+        if bytes[start..end] != ZEROS {
+            break;
+        }
+        end = start;
+    }
+    bytes[..end].iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
 /// Overwrites `n` bytes behind the end of the last batch.
