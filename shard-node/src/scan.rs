@@ -1,0 +1,167 @@
+//! Reads on one snapshot: the rows of a `ScanSpec`, as stored rows or as record batches.
+//!
+//! Lives here: how each `Access` finds its rows, and the ownership filter (before any limit). Not here: what a snapshot is
+//! (`txn::snapshot`) and what is computed from the rows (`exec`).
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use cortex_shard_api::{
+    ShardError, ShardId, TableDescriptor,
+    client::{Access, BatchStream, ScanSource, ScanSpec, StoredRow},
+    descriptor::{IndexState, Placement},
+    key,
+    value::arrow::RowBatchBuilder,
+};
+
+use crate::{
+    storage::KeyRange,
+    txn::{sequencer::storage_error, snapshot::ReadView},
+};
+
+/// Rows per batch when the plan does not say.
+const BATCH_ROWS_DEFAULT: usize = 8192;
+
+/// Rows of a scan in the order it promises.
+pub(crate) type Rows = Box<dyn Iterator<Item = Result<StoredRow, ShardError>> + Send>;
+
+/// Whether rows under this key are the shard's. Home and reference tables are whole wherever they are.
+pub(crate) fn is_owned(table: &TableDescriptor, key: &[u8], shard: ShardId) -> bool {
+    match table.placement {
+        Placement::Home(_) | Placement::Reference(_) => true,
+        Placement::Hash { .. } | Placement::Range { .. } => key::shard_of_key(table, key) == shard,
+    }
+}
+
+/// The rows that `spec` names, at most `spec.limit`.
+pub(crate) fn rows(
+    view: &ReadView,
+    spec: &ScanSpec,
+    reverse: bool,
+    shard: ShardId,
+) -> Result<Rows, ShardError> {
+    let found: Rows = match &spec.access {
+        Access::Empty => Box::new(std::iter::empty()),
+        Access::Full => {
+            let range = KeyRange::prefix(&key::storage_prefix(spec.table.storage));
+            by_key(view, vec![range], reverse, shard)
+        }
+        Access::KeyRanges(ranges) => by_key(view, key_ranges(ranges), reverse, shard),
+        Access::IndexRanges { index, ranges } => {
+            by_index(view, &spec.table, *index, key_ranges(ranges), reverse, shard)?
+        }
+    };
+    let table = spec.table.clone();
+    let owned =
+        found.filter(move |row| row.as_ref().map_or(true, |row| is_owned(&table, &row.key, shard)));
+    Ok(match spec.limit {
+        Some(limit) => Box::new(owned.take(limit)),
+        None => Box::new(owned),
+    })
+}
+
+fn key_ranges(ranges: &[(Bytes, Bytes)]) -> Vec<KeyRange> {
+    let range =
+        |(start, end): &(Bytes, Bytes)| KeyRange { start: start.clone(), end: Some(end.clone()) };
+    ranges.iter().map(range).collect()
+}
+
+fn in_order(mut ranges: Vec<KeyRange>, reverse: bool) -> std::vec::IntoIter<KeyRange> {
+    if reverse {
+        ranges.reverse();
+    }
+    ranges.into_iter()
+}
+
+fn by_key(view: &ReadView, ranges: Vec<KeyRange>, reverse: bool, shard: ShardId) -> Rows {
+    let view = view.clone();
+    let rows = in_order(ranges, reverse).flat_map(move |range| view.rows(range, reverse));
+    Box::new(rows.map(move |row| row.map_err(|error| storage_error(shard, error))))
+}
+
+fn by_index(
+    view: &ReadView,
+    table: &Arc<TableDescriptor>,
+    index: usize,
+    ranges: Vec<KeyRange>,
+    reverse: bool,
+    shard: ShardId,
+) -> Result<Rows, ShardError> {
+    let usable = table.indexes.get(index).filter(|index| index.state == IndexState::Public);
+    if usable.is_none() {
+        let what = format!("table {} has no usable index {index}", table.qualified_name());
+        return Err(ShardError::Internal { shard, what });
+    }
+    let entries_view = view.clone();
+    let entries =
+        in_order(ranges, reverse).flat_map(move |range| entries_view.index_entries(range, reverse));
+    let (view, table) = (view.clone(), table.clone());
+    Ok(Box::new(entries.map(move |entry| {
+        let entry = entry.map_err(|error| storage_error(shard, error))?;
+        let Some(index) = table.indexes.get(index) else {
+            return Err(ShardError::Internal { shard, what: "index out of range".to_owned() });
+        };
+        let row_key = key::row_key_of_entry(&table, index, &entry.key, &entry.value)?;
+        let row = view.row(&row_key).map_err(|error| storage_error(shard, error))?;
+        row.ok_or_else(|| ShardError::Corrupt {
+            shard,
+            what: format!("index {} has an entry without a row", index.name),
+        })
+    })))
+}
+
+/// The rows of one snapshot, for fragments.
+pub(crate) struct ShardScan {
+    pub view: ReadView,
+    pub shard: ShardId,
+}
+
+impl ScanSource for ShardScan {
+    fn scan(&self, spec: &ScanSpec) -> Result<BatchStream, ShardError> {
+        let batch_rows = if spec.batch_rows == 0 { BATCH_ROWS_DEFAULT } else { spec.batch_rows };
+        let batch_rows = spec.limit.map_or(batch_rows, |limit| batch_rows.min(limit.max(1)));
+        let builder =
+            RowBatchBuilder::new(&spec.table, &spec.columns, spec.with_identity, batch_rows);
+        let rows = rows(&self.view, spec, false, self.shard)?;
+        let batches = Batches { rows, builder, batch_rows, is_done: false };
+        Ok(Box::pin(futures::stream::iter(batches)))
+    }
+}
+
+struct Batches {
+    rows: Rows,
+    builder: RowBatchBuilder,
+    batch_rows: usize,
+    is_done: bool,
+}
+
+impl Batches {
+    fn read_next(&mut self) -> Result<Option<RecordBatch>, ShardError> {
+        while self.builder.len() < self.batch_rows {
+            let Some(row) = self.rows.next() else {
+                self.is_done = true;
+                break;
+            };
+            let row = row?;
+            self.builder.push(&row.key, row.version, &row.value)?;
+        }
+        if self.builder.len() == 0 {
+            return Ok(None);
+        }
+        Ok(Some(self.builder.finish()?))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, ShardError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let next = self.read_next();
+        self.is_done |= next.is_err();
+        next.transpose()
+    }
+}

@@ -1,0 +1,596 @@
+//! The facade of a shard: one engine with its log, as the gateway sees it.
+//!
+//! Lives here: opening and shutting down, which transaction and snapshot a request means, and the hand-over to `scan`,
+//! `write`, `exec` and the sequencer. Not here: any rule of SQL.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use cortex_shard_api::{
+    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
+    client::{
+        BatchStream, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
+        RequestContext, SCAN_ROWS_MAX, ScanRowsRequest, SequenceSpec, SequenceState,
+        SequenceValues, ShardClient, StorageStats, StoredRow, TableLock, WaitPolicy, WriteOutcome,
+        WriteRequest,
+    },
+};
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    exec::FragmentRunner,
+    maintenance::{DROPS_MAX, Maintenance, Task},
+    recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
+    scan::{self, ShardScan, is_owned},
+    sequences::{RowIds, Sequences, log},
+    storage::{KeyRange, Keyspace, Op},
+    txn::{
+        Txn,
+        locks::{Granted, LockKey, LockManager, LockMode, LockRequest},
+        sequencer::{Core, Guard, QUEUE_REQUESTS_MAX, Request, Sequencer},
+        snapshot::{Published, ReadView},
+    },
+};
+
+/// Transactions open in a shard at a time; each belongs to a session, which the gateway bounds far below.
+const TRANSACTIONS_MAX: usize = 1 << 16;
+
+/// Snapshots leased at a time.
+const SNAPSHOTS_MAX: usize = 1 << 16;
+
+/// Set in the ids of transactions that live for one request; those of sessions never have it.
+const OWN_TXN_BIT: u64 = 1 << 63;
+
+/// One shard. See `ShardClient` for what it does.
+pub struct Shard {
+    pub(crate) core: Arc<Core>,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) row_ids: RowIds,
+    fragments: FragmentRunner,
+    sequences: Sequences,
+    transactions: Mutex<HashMap<TxnId, Arc<Txn>>>,
+    leases: Mutex<HashMap<SnapshotId, ReadView>>,
+    next_id: AtomicU64,
+    /// The newest descriptor version seen of each table.
+    versions: Mutex<HashMap<Oid, u32>>,
+    /// Storages dropped since the shard was opened: a request that still names one is late.
+    dropped: Mutex<HashSet<StorageId>>,
+    spill_directory: PathBuf,
+    write_set_bytes: usize,
+    is_closed: AtomicBool,
+    tasks: Sender<Task>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("id", &self.core.id).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// Opens the shard in its directory, or creates it there, and starts its threads.
+    pub fn open(config: ShardConfig) -> Result<(Arc<Shard>, OpenReport), OpenError> {
+        let parts = Parts::on_disk(&config)?;
+        Shard::open_parts(config, parts)
+    }
+
+    pub(crate) fn open_parts(
+        config: ShardConfig,
+        parts: Parts,
+    ) -> Result<(Arc<Shard>, OpenReport), OpenError> {
+        let id = config.id;
+        let recovered = recover(&config, parts)?;
+        let snapshot = recovered.storage.snapshot();
+        let row_ids = RowIds::load(id, &*snapshot)
+            .map_err(|error| OpenError::Corrupt { shard: id, what: error.to_string() })?;
+        let fragments =
+            FragmentRunner::new(config.fragment_memory_bytes).map_err(|error| OpenError::Io {
+                shard: id,
+                context: "preparing to run fragments".to_owned(),
+                error: error.to_string(),
+            })?;
+        let published = Published { snapshot, applied: recovered.applied };
+        let core = Arc::new(Core {
+            id,
+            storage: recovered.storage,
+            log: recovered.log,
+            published: ArcSwap::from_pointee(published),
+            locks: LockManager::default(),
+            counters: Mutex::new(recovered.counters),
+            poison: OnceLock::new(),
+            log_bytes: AtomicU64::new(0),
+        });
+        let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        let (tasks, task_queue) = crossbeam_channel::bounded(DROPS_MAX);
+        let sequencer = Sequencer::new(core.clone(), queue);
+        let maintenance = Maintenance {
+            core: core.clone(),
+            requests: requests.clone(),
+            tasks: task_queue,
+            files: recovered.files,
+            checkpoint_log_bytes: config.checkpoint_log_bytes,
+        };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(format!("shard-{id}-{name}")).spawn(run).map_err(
+                |error| OpenError::Io {
+                    shard: id,
+                    context: "starting a thread".to_owned(),
+                    error: error.to_string(),
+                },
+            )
+        };
+        let threads = vec![
+            spawn("maintenance", Box::new(move || maintenance.run()))?,
+            spawn("sequencer", Box::new(move || sequencer.run()))?,
+        ];
+        for storage in &recovered.dropping {
+            // The queue is as long as the list may be; what does not fit waits for the next open.
+            let _ = tasks.try_send(Task::Clean(*storage));
+        }
+        let shard = Shard {
+            core,
+            requests,
+            row_ids,
+            fragments,
+            sequences: Sequences::default(),
+            transactions: Mutex::default(),
+            leases: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            versions: Mutex::default(),
+            dropped: Mutex::new(recovered.dropping.into_iter().collect()),
+            spill_directory: config.directory.join("spill"),
+            write_set_bytes: config.write_set_bytes,
+            is_closed: AtomicBool::new(false),
+            tasks,
+            threads: Mutex::new(threads),
+        };
+        Ok((Arc::new(shard), recovered.report))
+    }
+
+    /// Finishes what was begun, takes a checkpoint so that the next open is quick, and stops the threads. Requests that
+    /// come later fail. Transactions that are still open are lost.
+    pub async fn shutdown(&self) -> Result<(), ShardError> {
+        self.is_closed.store(true, Ordering::Release);
+        let mut result = Ok(());
+        if self.core.poison.get().is_none() {
+            let exact = self.sequences.exact().await;
+            if !exact.is_empty() {
+                result = log(self.core.id, &self.requests, exact).await;
+            }
+            if self.core.storage.is_persistent() && result.is_ok() {
+                result = self.checkpoint().await;
+            }
+        }
+        self.stop_threads();
+        result
+    }
+
+    /// Takes a checkpoint: the next open replays from here.
+    pub(crate) async fn checkpoint(&self) -> Result<(), ShardError> {
+        let (reply, answer) = oneshot::channel();
+        self.tasks.send(Task::Checkpoint(reply)).map_err(|_closed| self.stopped())?;
+        answer.await.map_err(|_closed| self.stopped())?
+    }
+
+    fn stop_threads(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            return;
+        }
+        let _ = self.tasks.send(Task::Stop);
+        let mut stop = Request::Stop;
+        // Called where blocking is not allowed, too; the queue empties by itself.
+        while let Err(mpsc::error::TrySendError::Full(request)) = self.requests.try_send(stop) {
+            stop = request;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(shard = %self.core.id, "a thread of the shard panicked");
+            }
+        }
+    }
+
+    pub(crate) fn stopped(&self) -> ShardError {
+        ShardError::Unavailable { shard: self.core.id, reason: "it is shut down".to_owned() }
+    }
+
+    fn check_open(&self) -> Result<(), ShardError> {
+        if self.is_closed.load(Ordering::Acquire) { Err(self.stopped()) } else { Ok(()) }
+    }
+
+    fn limit(what: &str, limit: usize) -> ShardError {
+        ShardError::LimitExceeded { what: what.to_owned(), limit: limit.to_string() }
+    }
+
+    /// The transaction of a request; it begins here with its first request.
+    pub(crate) fn transaction(&self, id: TxnId) -> Result<Arc<Txn>, ShardError> {
+        let mut transactions = self.transactions.lock();
+        if let Some(txn) = transactions.get(&id) {
+            return Ok(txn.clone());
+        }
+        if transactions.len() >= TRANSACTIONS_MAX {
+            return Err(Shard::limit("number of open transactions", TRANSACTIONS_MAX));
+        }
+        let txn = Arc::new(self.new_txn(id));
+        transactions.insert(id, txn.clone());
+        Ok(txn)
+    }
+
+    /// A transaction that lives for one request.
+    pub(crate) fn own_transaction(&self) -> Arc<Txn> {
+        let id = TxnId(OWN_TXN_BIT | self.next_id.fetch_add(1, Ordering::Relaxed));
+        Arc::new(self.new_txn(id))
+    }
+
+    fn new_txn(&self, id: TxnId) -> Txn {
+        Txn::new(id, &self.spill_directory, self.write_set_bytes)
+    }
+
+    pub(crate) fn forget(&self, id: TxnId) -> Option<Arc<Txn>> {
+        self.transactions.lock().remove(&id)
+    }
+
+    /// What the request reads.
+    pub(crate) fn view(&self, context: &RequestContext) -> Result<ReadView, ShardError> {
+        self.check_open()?;
+        if let Some(id) = context.snapshot {
+            let leases = self.leases.lock();
+            return leases.get(&id).cloned().ok_or_else(|| ShardError::Internal {
+                shard: self.core.id,
+                what: format!("snapshot {id} is not open"),
+            });
+        }
+        let txn = context.txn.map(|id| self.transaction(id)).transpose()?;
+        Ok(ReadView::pin(self.core.published.load_full(), txn.as_deref()))
+    }
+
+    /// What a writer sees: the newest state with its own writes.
+    pub(crate) fn live_view(&self, txn: &Txn) -> ReadView {
+        ReadView::live(self.core.published.load_full(), txn)
+    }
+
+    /// Takes a table lock, once for each transaction and table.
+    pub(crate) async fn hold_table(
+        &self,
+        txn: &Txn,
+        table: Oid,
+        mode: LockMode,
+        context: &RequestContext,
+        wait: WaitPolicy,
+    ) -> Result<Option<Granted>, ShardError> {
+        if mode == LockMode::TableShared && txn.state.lock().tables.contains(&table) {
+            return Ok(Some(Granted::default()));
+        }
+        let request = LockRequest { txn: txn.id, mode, wait, timeout: context.lock_timeout };
+        let granted = self.core.locks.acquire(LockKey::Table(table), request).await?;
+        if granted.is_some() {
+            let mut state = txn.state.lock();
+            state.tables.insert(table);
+            if mode != LockMode::TableShared {
+                state.sole.insert(table);
+            }
+        }
+        Ok(granted)
+    }
+
+    /// Takes the shared lock that every writer of a table holds, and refuses a descriptor from before a schema change.
+    pub(crate) async fn hold_for_writing(
+        &self,
+        txn: &Txn,
+        table: &TableDescriptor,
+        context: &RequestContext,
+    ) -> Result<(), ShardError> {
+        let wait = WaitPolicy::Wait;
+        let granted = self.hold_table(txn, table.oid, LockMode::TableShared, context, wait).await?;
+        let stale = |current| ShardError::StaleEpoch { shard: self.core.id, current };
+        if granted.is_some_and(|granted| granted.schema_changed) {
+            return Err(stale(table.epoch()));
+        }
+        if self.dropped.lock().contains(&table.storage) {
+            return Err(stale(table.epoch()));
+        }
+        let mut state = txn.state.lock();
+        if state.sole.contains(&table.oid) {
+            // It may be changing the schema: others are bound by this version once it has committed.
+            let version = state.versions.entry(table.oid).or_insert(table.version);
+            *version = (*version).max(table.version);
+            return Ok(());
+        }
+        drop(state);
+        let mut versions = self.versions.lock();
+        let known = versions.entry(table.oid).or_insert(table.version);
+        if *known > table.version {
+            return Err(stale(u64::from(*known)));
+        }
+        *known = table.version;
+        Ok(())
+    }
+
+    /// Commits a transaction that is out of the map (or never was in it).
+    pub(crate) async fn commit_txn(&self, txn: Arc<Txn>) -> Result<LogIndex, ShardError> {
+        let versions = {
+            let mut state = txn.state.lock();
+            state.is_over = true;
+            std::mem::take(&mut state.versions)
+        };
+        if !versions.is_empty() {
+            let mut known = self.versions.lock();
+            for (table, version) in versions {
+                let current = known.entry(table).or_insert(version);
+                *current = (*current).max(version);
+            }
+        }
+        if !txn.has_written() {
+            self.core.locks.release_all(txn.id, true);
+            return Ok(self.core.published.load().applied);
+        }
+        let id = txn.id;
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Commit { txn, reply }).await.is_err() {
+            self.core.locks.release_all(id, false);
+            return Err(self.stopped());
+        }
+        answer.await.map_err(|_closed| ShardError::OutcomeUnknown { shard: self.core.id })?
+    }
+
+    /// Ends a transaction without a trace.
+    pub(crate) fn abandon(&self, txn: &Txn) {
+        txn.state.lock().is_over = true;
+        self.core.locks.release_all(txn.id, false);
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<LogIndex, ShardError>>) -> Request,
+    ) -> Result<LogIndex, ShardError> {
+        self.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_closed| self.stopped())?;
+        answer.await.map_err(|_closed| ShardError::OutcomeUnknown { shard: self.core.id })?
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+#[async_trait]
+impl ShardClient for Shard {
+    fn id(&self) -> ShardId {
+        self.core.id
+    }
+
+    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+        let context = RequestContext { snapshot: None, ..context.clone() };
+        let view = self.view(&context)?;
+        let mut leases = self.leases.lock();
+        if leases.len() >= SNAPSHOTS_MAX {
+            return Err(Shard::limit("number of open snapshots", SNAPSHOTS_MAX));
+        }
+        let id = SnapshotId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        leases.insert(id, view);
+        Ok(id)
+    }
+
+    fn close_snapshot(&self, snapshot: SnapshotId) {
+        let lease = self.leases.lock().remove(&snapshot);
+        drop(lease);
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
+        let view = self.view(&request.context)?;
+        let mut rows = Vec::with_capacity(request.keys.len());
+        for key in &request.keys {
+            let is_ours = is_owned(&request.table, key, self.core.id);
+            let row = if is_ours { view.row(key) } else { Ok(None) };
+            rows.push(row.map_err(|error| self.core.storage_error(error))?);
+        }
+        Ok(rows)
+    }
+
+    async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
+        let view = self.view(&request.context)?;
+        let rows = scan::rows(&view, &request.spec, request.reverse, self.core.id)?;
+        rows.take(SCAN_ROWS_MAX).collect()
+    }
+
+    async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
+        let view = self.view(&request.context)?;
+        let source = Arc::new(ShardScan { view, shard: self.core.id });
+        self.fragments.run(&request.fragment, source)
+    }
+
+    async fn lock_rows(&self, request: LockRowsRequest) -> Result<Vec<LockedRow>, ShardError> {
+        self.check_open()?;
+        let Some(id) = request.context.txn else {
+            let what = "rows are locked outside of a transaction".to_owned();
+            return Err(ShardError::Internal { shard: self.core.id, what });
+        };
+        let txn = self.transaction(id)?;
+        let (context, table) = (&request.context, request.table.oid);
+        let shared = LockMode::TableShared;
+        let held = self.hold_table(&txn, table, shared, context, request.wait).await?;
+        if held.is_none() {
+            return Ok(vec![LockedRow::Skipped; request.rows.len()]);
+        }
+        let mut locked = Vec::with_capacity(request.rows.len());
+        for (key, seen) in &request.rows {
+            let lock = LockRequest {
+                txn: txn.id,
+                mode: request.lock.into(),
+                wait: request.wait,
+                timeout: context.lock_timeout,
+            };
+            if self.core.locks.acquire(LockKey::Row(key.clone()), lock).await?.is_none() {
+                locked.push(LockedRow::Skipped);
+                continue;
+            }
+            let row = self.live_view(&txn).row(key);
+            locked.push(match row.map_err(|error| self.core.storage_error(error))? {
+                Some(row) if row.version == *seen => LockedRow::Same(row),
+                Some(_) | None => LockedRow::Changed,
+            });
+        }
+        Ok(locked)
+    }
+
+    async fn lock_table(
+        &self,
+        context: &RequestContext,
+        table: Oid,
+        lock: TableLock,
+    ) -> Result<(), ShardError> {
+        self.check_open()?;
+        let Some(id) = context.txn else {
+            let what = "a table is locked outside of a transaction".to_owned();
+            return Err(ShardError::Internal { shard: self.core.id, what });
+        };
+        let mode = match lock {
+            TableLock::Shared => LockMode::TableShared,
+            TableLock::Exclusive => LockMode::TableExclusive,
+        };
+        let txn = self.transaction(id)?;
+        self.hold_table(&txn, table, mode, context, WaitPolicy::Wait).await?;
+        Ok(())
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ShardError> {
+        self.check_open()?;
+        self.core.check_writable()?;
+        crate::write::run(self, request).await
+    }
+
+    async fn rollback_to(&self, txn: TxnId, mark: u32) -> Result<(), ShardError> {
+        let transaction = self.transactions.lock().get(&txn).cloned();
+        if let Some(transaction) = transaction {
+            transaction.writes.write().rollback_to(mark);
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, txn: TxnId) -> Result<(), ShardError> {
+        self.check_open()?;
+        let transaction = self.transactions.lock().get(&txn).cloned();
+        let transaction = transaction.ok_or(ShardError::TransactionLost { shard: self.core.id })?;
+        if transaction.has_written() { self.core.check_writable() } else { Ok(()) }
+    }
+
+    async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError> {
+        let transaction =
+            self.forget(txn).ok_or(ShardError::TransactionLost { shard: self.core.id })?;
+        self.commit_txn(transaction).await
+    }
+
+    async fn rollback(&self, txn: TxnId) -> Result<(), ShardError> {
+        if let Some(transaction) = self.forget(txn) {
+            self.abandon(&transaction);
+        }
+        Ok(())
+    }
+
+    async fn build_index(
+        &self,
+        context: &RequestContext,
+        table: Arc<TableDescriptor>,
+        index: usize,
+    ) -> Result<(), ShardError> {
+        self.check_open()?;
+        crate::write::build_index(self, context, &table, index).await
+    }
+
+    async fn rewrite_table(
+        &self,
+        context: &RequestContext,
+        from: Arc<TableDescriptor>,
+        to: Arc<TableDescriptor>,
+    ) -> Result<u64, ShardError> {
+        self.check_open()?;
+        crate::write::rewrite_table(self, context, &from, &to).await
+    }
+
+    async fn drop_storage(&self, storages: Vec<StorageId>) -> Result<(), ShardError> {
+        if storages.is_empty() {
+            return Ok(());
+        }
+        self.dropped.lock().extend(storages.iter().copied());
+        let to_log = storages.clone();
+        self.ask(|reply| Request::Drop { storages: to_log, reply }).await?;
+        for storage in storages {
+            // When the queue is full the next open continues: the list is durable.
+            let _ = self.tasks.try_send(Task::Clean(storage));
+        }
+        Ok(())
+    }
+
+    async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError> {
+        Ok(self.core.counters.lock().get(storage))
+    }
+
+    async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
+        Ok(self.core.counters.lock().iter().map(|(storage, _)| storage).collect())
+    }
+
+    async fn sequence_next(
+        &self,
+        spec: &SequenceSpec,
+        count: u32,
+    ) -> Result<SequenceValues, ShardError> {
+        self.check_open()?;
+        let snapshot = self.core.published.load().snapshot.clone();
+        self.sequences.next(self.core.id, spec, count, &*snapshot, &self.requests).await
+    }
+
+    async fn sequence_set(
+        &self,
+        spec: &SequenceSpec,
+        state: SequenceState,
+    ) -> Result<(), ShardError> {
+        self.check_open()?;
+        let snapshot = self.core.published.load().snapshot.clone();
+        let requests = &self.requests;
+        self.sequences.set(self.core.id, spec.storage, state, &*snapshot, requests).await
+    }
+
+    async fn sequence_get(&self, spec: &SequenceSpec) -> Result<Option<SequenceState>, ShardError> {
+        let snapshot = self.core.published.load().snapshot.clone();
+        self.sequences.get(self.core.id, spec.storage, &*snapshot).await
+    }
+
+    async fn meta_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ShardError> {
+        let snapshot = self.core.published.load().snapshot.clone();
+        let entries = snapshot.range(Keyspace::Kv, KeyRange::prefix(prefix), false);
+        entries.map(|entry| entry.map_err(|error| self.core.storage_error(error))).collect()
+    }
+
+    async fn meta_write(
+        &self,
+        guard: (Vec<u8>, Option<Vec<u8>>),
+        writes: Vec<MetaWrite>,
+    ) -> Result<LogIndex, ShardError> {
+        let op = |write: MetaWrite| Op {
+            keyspace: Keyspace::Kv,
+            key: Bytes::from(write.key),
+            value: write.value.map(Bytes::from),
+        };
+        let ops = writes.into_iter().map(op).collect();
+        let guard = Some(Guard { key: guard.0, value: guard.1 });
+        self.ask(|reply| Request::Write { guard, ops, reply: Some(reply) }).await
+    }
+}

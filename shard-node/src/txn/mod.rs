@@ -1,0 +1,62 @@
+//! Transactions in one shard, READ COMMITTED.
+//!
+//! Lives here: what a transaction owns (`write_set`, its locks), what a reader sees (`snapshot`), and how a commit becomes
+//! durable and visible (`sequencer`). Not here: the rules of SQL writes (`write`).
+//!
+//! ```text
+//!   statement ─► locks ─► newest published snapshot ∪ own writes ─► write set
+//!   commit    ─► sequencer: append ─► fdatasync (one for the group) ─► apply ─► publish ─► release locks ─► answer
+//! ```
+
+pub(crate) mod locks;
+
+pub(crate) mod sequencer;
+
+pub(crate) mod snapshot;
+
+pub(crate) mod spill;
+
+pub(crate) mod write_set;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use cortex_shard_api::{Oid, TxnId};
+use parking_lot::{Mutex, RwLock};
+
+use write_set::WriteSet;
+
+/// A transaction as one shard knows it.
+pub(crate) struct Txn {
+    pub id: TxnId,
+    pub writes: Arc<RwLock<WriteSet>>,
+    pub state: Mutex<TxnState>,
+}
+
+#[derive(Default)]
+pub(crate) struct TxnState {
+    /// Tables of which it holds a lock, so that the next statement need not ask.
+    pub tables: HashSet<Oid>,
+    /// Row locks taken by table, until they escalate.
+    pub row_locks: HashMap<Oid, usize>,
+    /// Tables that nobody else can write.
+    pub sole: HashSet<Oid>,
+    /// Descriptor versions it used while it changed the schema; they count for others once it commits.
+    pub versions: HashMap<Oid, u32>,
+    /// It was committed or rolled back; a request that is still under way must not write.
+    pub is_over: bool,
+}
+
+impl Txn {
+    pub(crate) fn new(id: TxnId, spill_directory: &Path, budget: usize) -> Txn {
+        let writes = WriteSet::new(spill_directory.to_owned(), budget);
+        Txn { id, writes: Arc::new(RwLock::new(writes)), state: Mutex::default() }
+    }
+
+    pub(crate) fn has_written(&self) -> bool {
+        !self.writes.read().is_empty()
+    }
+}
