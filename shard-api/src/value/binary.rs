@@ -287,3 +287,6 @@ fn incorrect() -> ValueError {
 fn out_of_range(type_name: &str) -> ValueError {
     ValueError::new(ValueErrorKind::DatetimeOverflow, format!("{type_name} out of range"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -247,9 +247,6 @@ impl<'a> Parser<'a> {
             self.advance()?;
             return Ok(Json::Array(elements));
         }
-        if matches!(self.token, Token::ObjectEnd | Token::Comma | Token::Colon) {
-            return Err(self.expected("array element or \"]\""));
-        }
         loop {
             let element = self.value()?;
             if self.build {

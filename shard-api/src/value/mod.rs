@@ -64,6 +64,9 @@ pub mod arrow;
 /// The binary wire forms.
 pub mod binary;
 
+/// Days and their names in the Gregorian calendar.
+pub mod calendar;
+
 /// JSON: validation, canonical form, the tree.
 pub mod json;
 
@@ -72,6 +75,9 @@ pub mod numeric;
 
 /// Text input and output of every type.
 pub mod text;
+
+/// Time zones.
+pub mod zone;
 
 pub use numeric::Numeric;
 

@@ -5,7 +5,7 @@ use num_bigint::BigInt;
 use super::{INTEGER_DIGITS_MAX, Numeric, SCALE_MAX, overflow, pow10, pow10_i128};
 use crate::error::ValueError;
 
-/// Exponents beyond this are a syntax error in Postgres; whatever it allows and we cannot hold overflows.
+/// Exponents beyond this overflow, whatever the digits are.
 const EXPONENT_MAX: i64 = (i32::MAX / 2) as i64;
 
 impl Numeric {
@@ -29,7 +29,10 @@ impl Numeric {
             _ => return Err(invalid()),
         }
         let (mantissa, exponent) = match body.bytes().position(|b| b == b'e' || b == b'E') {
-            Some(at) => (&body[..at], parse_exponent(&body[at + 1..]).ok_or_else(invalid)?),
+            Some(at) => {
+                let exponent = parse_exponent(&body[at + 1..]).ok_or_else(invalid)?;
+                (&body[..at], exponent)
+            }
             None => (body, 0),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -47,8 +50,9 @@ fn parse_exponent(text: &str) -> Option<i64> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let exponent: i64 = text.parse().ok()?;
-    (-EXPONENT_MAX < exponent && exponent < EXPONENT_MAX).then_some(exponent)
+    // More digits than fit are far beyond the bound on either side.
+    let beyond = if text.starts_with('-') { -EXPONENT_MAX } else { EXPONENT_MAX };
+    Some(text.parse().unwrap_or(beyond))
 }
 
 fn from_digits(
@@ -57,6 +61,9 @@ fn from_digits(
     fraction: &str,
     exponent: i64,
 ) -> Result<Numeric, ValueError> {
+    if exponent.unsigned_abs() >= EXPONENT_MAX.unsigned_abs() {
+        return Err(overflow());
+    }
     // The value is the digits × 10^-point.
     let point = fraction.len() as i64 - exponent;
     let scale = point.max(0);

@@ -12,6 +12,9 @@ const NAN: u16 = 0xc000;
 const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
 
+/// What Postgres sends as the scale of an infinity: bits of its storage format shine through.
+const INFINITE_SCALE: u16 = 0x20;
+
 const BASE: u32 = 10_000;
 const DIGITS_PER_GROUP: i32 = 4;
 
@@ -32,7 +35,8 @@ pub(crate) fn to_wire(value: &Numeric, out: &mut Vec<u8>) {
     out.extend_from_slice(&(groups.len() as u16).to_be_bytes());
     out.extend_from_slice(&(weight as i16).to_be_bytes());
     out.extend_from_slice(&sign.to_be_bytes());
-    out.extend_from_slice(&value.scale().to_be_bytes());
+    let scale = if value.is_infinite() { INFINITE_SCALE } else { value.scale() };
+    out.extend_from_slice(&scale.to_be_bytes());
     groups.iter().for_each(|group| out.extend_from_slice(&group.to_be_bytes()));
 }
 

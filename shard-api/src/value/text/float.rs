@@ -34,8 +34,7 @@ fn number_body<'a>(text: &'a str, type_name: &str) -> Result<&'a str, ValueError
     let body = trim(text);
     let unsigned = body.strip_prefix(['+', '-']).unwrap_or(body);
     let known = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-        || ["inf", "infinity"].iter().any(|word| unsigned.eq_ignore_ascii_case(word))
-        || body.eq_ignore_ascii_case("nan");
+        || ["inf", "infinity", "nan"].iter().any(|word| unsigned.eq_ignore_ascii_case(word));
     if known { Ok(body) } else { Err(ValueError::invalid_text(type_name, text)) }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::{Datum, Numeric, ValueSettings, json};
+use super::{Datum, Numeric, ValueSettings, json, zone::Zone};
 use crate::{
     error::{ValueError, ValueErrorKind},
     types::{SqlType, TypeMod},
@@ -16,6 +16,9 @@ mod array;
 
 /// `bytea` in hex and escape form.
 mod bytea;
+
+/// Dates, times, timestamps, intervals.
+pub mod datetime;
 
 /// Shortest float output, float input.
 mod float;
@@ -44,7 +47,6 @@ fn trim(text: &str) -> &str {
 
 /// Parses a type's text form, as the type's input function in Postgres does. No modifier is applied.
 pub fn parse(ty: SqlType, text: &str, settings: &ValueSettings) -> Result<Datum, ValueError> {
-    let _ = settings;
     Ok(match ty {
         SqlType::Bool => Datum::Bool(parse_bool(text)?),
         SqlType::Int2 => Datum::Int2(parse_integer(text, "smallint")?),
@@ -82,13 +84,11 @@ pub fn parse(ty: SqlType, text: &str, settings: &ValueSettings) -> Result<Datum,
                 "input of anonymous composite types is not implemented",
             ));
         }
-        SqlType::Date
-        | SqlType::Time
-        | SqlType::Timestamp
-        | SqlType::Timestamptz
-        | SqlType::Interval => {
-            return Err(ValueError::new(ValueErrorKind::Unsupported, "not yet: dates"));
-        }
+        SqlType::Date => datetime::parse_date(text, settings)?,
+        SqlType::Time => datetime::parse_time(text, settings)?,
+        SqlType::Timestamp => datetime::parse_timestamp(text, settings)?,
+        SqlType::Timestamptz => datetime::parse_timestamptz(text, settings)?,
+        SqlType::Interval => datetime::parse_interval(text)?,
     })
 }
 
@@ -114,11 +114,13 @@ pub fn format(value: &Datum, ty: SqlType, settings: &ValueSettings, out: &mut St
         }
         Datum::Oid(value) => _ = write!(out, "{value}"),
         Datum::Array(array) => array::format(array, settings, out),
-        Datum::Date(_)
-        | Datum::Time(_)
-        | Datum::Timestamp(_)
-        | Datum::Timestamptz(_)
-        | Datum::Interval(_) => {}
+        Datum::Date(days) => datetime::format_date(*days, out),
+        Datum::Time(micros) => datetime::format_time(*micros, out),
+        Datum::Timestamp(micros) => datetime::format_timestamp(*micros, out),
+        Datum::Timestamptz(micros) => {
+            datetime::format_timestamptz(*micros, Zone::Named(settings.time_zone), out);
+        }
+        Datum::Interval(interval) => datetime::format_interval(interval, out),
     }
 }
 
@@ -180,3 +182,6 @@ pub fn parse_with_typmod(
     let value = parse(ty.ty, text, settings)?;
     if ty.typmod < 0 { Ok(value) } else { apply_typmod(value, ty, false) }
 }
+
+#[cfg(test)]
+mod tests;
