@@ -57,7 +57,9 @@ impl Binder<'_> {
         if function.over.is_some() {
             return Err(PlanError::new(
                 PlanErrorKind::WrongObjectType,
-                format!("OVER specified, but {name} is not a window function nor an aggregate function"),
+                format!(
+                    "OVER specified, but {name} is not a window function nor an aggregate function"
+                ),
             )
             .at(position));
         }
@@ -97,13 +99,8 @@ impl Binder<'_> {
     }
 
     fn function_name(&self, function: &Function) -> Result<String, PlanError> {
-        let parts: Vec<String> = function
-            .name
-            .0
-            .iter()
-            .filter_map(|part| part.as_ident())
-            .map(fold_ident)
-            .collect();
+        let parts: Vec<String> =
+            function.name.0.iter().filter_map(|part| part.as_ident()).map(fold_ident).collect();
         match parts.as_slice() {
             [name] => Ok(name.clone()),
             [schema, name] if schema == "pg_catalog" => Ok(name.clone()),
@@ -119,8 +116,7 @@ impl Binder<'_> {
         function: &'e Function,
         position: Option<usize>,
     ) -> Result<Arguments<'e>, PlanError> {
-        let mut found =
-            Arguments { args: Vec::new(), star: false, distinct: false, order_by: &[] };
+        let mut found = Arguments { args: Vec::new(), star: false, distinct: false, order_by: &[] };
         let FunctionArguments::List(list) = &function.args else { return Ok(found) };
         found.distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
         for arg in &list.args {
@@ -244,7 +240,9 @@ impl Binder<'_> {
                 )
                 .at(position));
             }
-            ("user" | "current_role", 0) => self.call("current_user", args, position, Clause::Select)?,
+            ("user" | "current_role", 0) => {
+                self.call("current_user", args, position, Clause::Select)?
+            }
             ("current_catalog", 0) => {
                 self.call("current_database", args, position, Clause::Select)?
             }
@@ -323,8 +321,11 @@ impl Binder<'_> {
             } else {
                 (PlanErrorKind::Grouping, "aggregate functions")
             };
-            return Err(PlanError::new(kind, format!("{what} are not allowed in {}", clause.name()))
-                .at(position));
+            return Err(PlanError::new(
+                kind,
+                format!("{what} are not allowed in {}", clause.name()),
+            )
+            .at(position));
         }
         if registry::is_window_function(name) && !registry::is_aggregate(name) && !windowed {
             return Err(PlanError::new(
@@ -334,8 +335,11 @@ impl Binder<'_> {
             .at(position));
         }
         if function.null_treatment == Some(NullTreatment::IgnoreNulls) {
-            return Err(PlanError::new(PlanErrorKind::Syntax, "syntax error at or near \"IGNORE\"")
-                .at(position));
+            return Err(PlanError::new(
+                PlanErrorKind::Syntax,
+                "syntax error at or near \"IGNORE\"",
+            )
+            .at(position));
         }
         // Aggregates of aggregates are for windows only: sum(sum(x)) OVER ().
         let inner = if windowed { Clause::Window } else { Clause::Filter };

@@ -100,9 +100,7 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         match expr {
-            Expr::Identifier(ident) => {
-                self.bind_column(std::slice::from_ref(ident), scope, clause)
-            }
+            Expr::Identifier(ident) => self.bind_column(std::slice::from_ref(ident), scope, clause),
             Expr::CompoundIdentifier(parts) => self.bind_column(parts, scope, clause),
             Expr::Nested(inner) => self.bind_expr(inner, scope, clause),
             Expr::Value(value) => {
@@ -179,7 +177,8 @@ impl Binder<'_> {
             }
             Expr::Subquery(query) => self.bind_scalar_subquery(query, scope, clause),
             Expr::InSubquery { expr: left, subquery, negated } => {
-                let bound = self.bind_quantified_subquery(left, "=", subquery, false, scope, clause)?;
+                let bound =
+                    self.bind_quantified_subquery(left, "=", subquery, false, scope, clause)?;
                 Ok(if *negated { bound.negate() } else { bound })
             }
             Expr::Array(array) => self.bind_array(&array.elem, expr, scope, clause),
@@ -244,8 +243,11 @@ impl Binder<'_> {
                 self.bind_expr(arg, scope, clause)
             }
             Expr::Prefixed { .. } | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {
-                Err(PlanError::new(PlanErrorKind::Syntax, format!("syntax error at or near \"{expr}\""))
-                    .at(self.start(expr)))
+                Err(PlanError::new(
+                    PlanErrorKind::Syntax,
+                    format!("syntax error at or near \"{expr}\""),
+                )
+                .at(self.start(expr)))
             }
             other => Err(PlanError::unsupported(
                 format!("expression {other} is not supported"),
@@ -373,8 +375,9 @@ impl Binder<'_> {
             }
         };
         let bound = self.bind_expr(arg, scope, clause)?;
-        let call = registry::resolve_operator(name, None, bound.ty.ty)
-            .map_err(|error| PlanError::from(error).at(start.map(|start| start.saturating_sub(1))))?;
+        let call = registry::resolve_operator(name, None, bound.ty.ty).map_err(|error| {
+            PlanError::from(error).at(start.map(|start| start.saturating_sub(1)))
+        })?;
         let args = self.coerce_args(vec![bound], &call.arg_types)?;
         Ok(self.finish_call(call, args).at(start))
     }
@@ -437,7 +440,8 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         let bound = self.bind_expr(arg, scope, clause)?;
-        let condition = self.to_boolean(bound, if negated { "IS NOT UNKNOWN" } else { "IS UNKNOWN" })?;
+        let condition =
+            self.to_boolean(bound, if negated { "IS NOT UNKNOWN" } else { "IS UNKNOWN" })?;
         let test = TypedExpr::boolean(Kind::IsNull(Box::new(condition)));
         Ok(if negated { test.negate() } else { test })
     }
@@ -544,7 +548,10 @@ impl Binder<'_> {
                     ("array_slice", bounds)
                 }
                 Subscript::Slice { .. } => {
-                    return Err(PlanError::new(PlanErrorKind::Syntax, "array slices have no stride"));
+                    return Err(PlanError::new(
+                        PlanErrorKind::Syntax,
+                        "array slices have no stride",
+                    ));
                 }
             };
             if value.ty.ty.element().is_none() && value.ty.ty != SqlType::Jsonb {
@@ -582,7 +589,8 @@ impl Binder<'_> {
 
 /// Strings are always compared in C order; asking for it by any of its names is fine.
 pub(crate) fn check_collation(collation: &ObjectName) -> Result<(), PlanError> {
-    let name = collation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.as_str());
+    let name =
+        collation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.as_str());
     match name {
         Some("C" | "POSIX" | "default" | "ucs_basic") => Ok(()),
         Some(name) => Err(PlanError::unsupported(

@@ -78,10 +78,7 @@ impl Clause {
     }
 
     pub(crate) fn allows_sets(self) -> bool {
-        matches!(
-            self,
-            Clause::Select | Clause::OrderBy | Clause::FromFunction | Clause::DistinctOn
-        )
+        matches!(self, Clause::Select | Clause::OrderBy | Clause::FromFunction | Clause::DistinctOn)
     }
 }
 
@@ -344,10 +341,7 @@ fn visible(scope: &Scope, name: &str) -> Result<Option<TypedExpr>, PlanError> {
 }
 
 /// `tableoid`, for a single table; the others do not exist here.
-fn system_column(
-    relations: &[ScopeRelation],
-    name: &str,
-) -> Result<Option<TypedExpr>, PlanError> {
+fn system_column(relations: &[ScopeRelation], name: &str) -> Result<Option<TypedExpr>, PlanError> {
     let mut tables = relations.iter().filter_map(|relation| relation.oid);
     if name == "tableoid"
         && let Some(oid) = tables.next()
@@ -355,7 +349,7 @@ fn system_column(
         if tables.next().is_some() {
             return Err(ambiguous(name));
         }
-        return Ok(Some(TypedExpr::literal(Datum::Oid(oid), SqlType::Oid)));
+        return Ok(Some(TypedExpr::literal(Datum::Oid(oid.0), SqlType::Oid)));
     }
     if SYSTEM_COLUMNS.contains(&name) && tables.next().is_some() {
         return Err(PlanError::unsupported(

@@ -425,9 +425,7 @@ pub(crate) fn operator_name(op: &BinaryOperator) -> String {
     match op {
         BinaryOperator::PGBitwiseXor => "#".to_owned(),
         BinaryOperator::NotEq => "<>".to_owned(),
-        BinaryOperator::PGCustomBinaryOperator(parts) => {
-            parts.last().cloned().unwrap_or_default()
-        }
+        BinaryOperator::PGCustomBinaryOperator(parts) => parts.last().cloned().unwrap_or_default(),
         other => other.to_string(),
     }
 }

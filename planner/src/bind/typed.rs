@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cortex_functions::registry::{ResolvedAggregate, ResolvedCall};
-use cortex_shard_api::{Datum, Oid, ScalarExpr, SqlType, TypeMod};
+use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod};
 use datafusion::{
     common::Column,
     logical_expr::{Expr, LogicalPlan},
@@ -41,12 +41,9 @@ pub struct ColumnRef {
 
 impl ColumnRef {
     /// (table OID, attribute number), or (0, 0).
-    pub fn source(&self) -> (Oid, i16) {
+    pub fn source(&self) -> (u32, i16) {
         match &self.table {
-            Some(table) => (
-                table.descriptor.oid,
-                i16::try_from(self.position + 1).unwrap_or(0),
-            ),
+            Some(table) => (table.descriptor.oid.0, i16::try_from(self.position + 1).unwrap_or(0)),
             None => (0, 0),
         }
     }
@@ -62,23 +59,49 @@ pub enum Kind {
     /// With type `Unknown` (text or NULL) until something gives it a type.
     Literal(Datum),
     /// `level` counts the queries between the reference and the relation.
-    Column { column: Arc<ColumnRef>, level: usize },
+    Column {
+        column: Arc<ColumnRef>,
+        level: usize,
+    },
     /// `$1` is index 0. With type `Unknown` until something gives it a type.
     Parameter(usize),
-    Call { call: Arc<ResolvedCall>, args: Vec<TypedExpr> },
-    Cast { arg: Box<TypedExpr>, explicit: bool },
+    Call {
+        call: Arc<ResolvedCall>,
+        args: Vec<TypedExpr>,
+    },
+    Cast {
+        arg: Box<TypedExpr>,
+        explicit: bool,
+    },
     And(Vec<TypedExpr>),
     Or(Vec<TypedExpr>),
     Not(Box<TypedExpr>),
     IsNull(Box<TypedExpr>),
-    Case { branches: Vec<(TypedExpr, TypedExpr)>, otherwise: Option<Box<TypedExpr>> },
+    Case {
+        branches: Vec<(TypedExpr, TypedExpr)>,
+        otherwise: Option<Box<TypedExpr>>,
+    },
     Coalesce(Vec<TypedExpr>),
-    IsDistinct { left: Box<TypedExpr>, right: Box<TypedExpr>, negated: bool, equality: Arc<ResolvedCall> },
+    IsDistinct {
+        left: Box<TypedExpr>,
+        right: Box<TypedExpr>,
+        negated: bool,
+        equality: Arc<ResolvedCall>,
+    },
     Array(Vec<TypedExpr>),
     /// `expr IN (list)`: equality with any of the list.
-    InList { expr: Box<TypedExpr>, list: Vec<TypedExpr>, equality: Arc<ResolvedCall> },
+    InList {
+        expr: Box<TypedExpr>,
+        list: Vec<TypedExpr>,
+        equality: Arc<ResolvedCall>,
+    },
     /// `left op ANY (array)`, `left op ALL (array)`.
-    Quantified { left: Box<TypedExpr>, array: Box<TypedExpr>, call: Arc<ResolvedCall>, all: bool },
+    Quantified {
+        left: Box<TypedExpr>,
+        array: Box<TypedExpr>,
+        call: Arc<ResolvedCall>,
+        all: bool,
+    },
     Aggregate(Box<AggregateCall>),
     Window(Box<WindowCall>),
     /// `GROUPING(...)`
@@ -155,7 +178,12 @@ pub enum SubqueryKind {
     Exists,
     /// `left op ANY (subquery)` (IN is `= ANY`) or ALL; for rows one comparison per column, all of which must hold. Each
     /// comparison has a `Kind::Plan` column of the subquery on its right side.
-    Quantified { left: Vec<TypedExpr>, comparisons: Vec<Arc<ResolvedCall>>, right: Vec<TypedExpr>, all: bool },
+    Quantified {
+        left: Vec<TypedExpr>,
+        comparisons: Vec<Arc<ResolvedCall>>,
+        right: Vec<TypedExpr>,
+        all: bool,
+    },
     Array,
 }
 
@@ -214,7 +242,9 @@ impl TypedExpr {
     /// The expressions directly inside, in order.
     pub fn children(&self) -> Vec<&TypedExpr> {
         match &self.kind {
-            Kind::Literal(_) | Kind::Column { .. } | Kind::Parameter(_) | Kind::Plan(_) => Vec::new(),
+            Kind::Literal(_) | Kind::Column { .. } | Kind::Parameter(_) | Kind::Plan(_) => {
+                Vec::new()
+            }
             Kind::Call { args, .. }
             | Kind::And(args)
             | Kind::Or(args)
@@ -254,7 +284,9 @@ impl TypedExpr {
     /// The expressions directly inside, in the order of `children`, to be replaced.
     pub fn children_mut(&mut self) -> Vec<&mut TypedExpr> {
         match &mut self.kind {
-            Kind::Literal(_) | Kind::Column { .. } | Kind::Parameter(_) | Kind::Plan(_) => Vec::new(),
+            Kind::Literal(_) | Kind::Column { .. } | Kind::Parameter(_) | Kind::Plan(_) => {
+                Vec::new()
+            }
             Kind::Call { args, .. }
             | Kind::And(args)
             | Kind::Or(args)
@@ -325,7 +357,8 @@ impl TypedExpr {
 
     /// The expression for evaluation over one row, if it is one: without subqueries, aggregates, windows and rows.
     pub fn to_scalar(&self) -> Option<ScalarExpr> {
-        let all = |args: &[TypedExpr]| args.iter().map(TypedExpr::to_scalar).collect::<Option<Vec<_>>>();
+        let all =
+            |args: &[TypedExpr]| args.iter().map(TypedExpr::to_scalar).collect::<Option<Vec<_>>>();
         let boxed = |arg: &TypedExpr| arg.to_scalar().map(Box::new);
         Some(match &self.kind {
             Kind::Literal(value) => ScalarExpr::Literal { value: value.clone(), ty: self.ty },
@@ -333,11 +366,9 @@ impl TypedExpr {
                 ScalarExpr::Column { position: column.position, ty: self.ty }
             }
             Kind::Parameter(index) => ScalarExpr::Parameter { index: *index, ty: self.ty.ty },
-            Kind::Call { call, args } if !call.returns_set => ScalarExpr::Call {
-                function: call.signature.clone(),
-                args: all(args)?,
-                ty: self.ty,
-            },
+            Kind::Call { call, args } if !call.returns_set => {
+                ScalarExpr::Call { function: call.signature.clone(), args: all(args)?, ty: self.ty }
+            }
             Kind::Cast { arg, explicit } => {
                 ScalarExpr::Cast { arg: boxed(arg)?, to: self.ty, explicit: *explicit }
             }
@@ -435,9 +466,10 @@ fn same_kind(left: &Kind, right: &Kind) -> bool {
             Kind::Case { branches: right, otherwise: b },
         ) => {
             left.len() == right.len()
-                && left.iter().zip(right).all(|(left, right)| {
-                    left.0.same(&right.0) && left.1.same(&right.1)
-                })
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| left.0.same(&right.0) && left.1.same(&right.1))
                 && match (a, b) {
                     (Some(a), Some(b)) => a.same(b),
                     (None, None) => true,

@@ -49,13 +49,17 @@ pub fn data_type(ty: &DataType) -> Result<TypeMod, PlanError> {
             ExactNumberInfo::None => plain(SqlType::Float8),
             ExactNumberInfo::Precision(1..=24) => plain(SqlType::Float4),
             ExactNumberInfo::Precision(25..=53) => plain(SqlType::Float8),
-            ExactNumberInfo::Precision(0) => Err(invalid("precision for type float must be at least 1 bit")),
+            ExactNumberInfo::Precision(0) => {
+                Err(invalid("precision for type float must be at least 1 bit"))
+            }
             ExactNumberInfo::Precision(_) | ExactNumberInfo::PrecisionAndScale(..) => {
                 Err(invalid("precision for type float must be less than 54 bits"))
             }
         },
         DataType::Int2(None) | DataType::SmallInt(None) => plain(SqlType::Int2),
-        DataType::Int(None) | DataType::Int4(None) | DataType::Integer(None) => plain(SqlType::Int4),
+        DataType::Int(None) | DataType::Int4(None) | DataType::Integer(None) => {
+            plain(SqlType::Int4)
+        }
         DataType::Int8(None) | DataType::BigInt(None) => plain(SqlType::Int8),
         DataType::Float4 | DataType::Real => plain(SqlType::Float4),
         DataType::Float8 | DataType::DoublePrecision | DataType::Double(ExactNumberInfo::None) => {
@@ -202,7 +206,9 @@ fn custom(name: &ObjectName, modifiers: &[String]) -> Result<TypeMod, PlanError>
             let length = CharacterLength::IntegerLength { length: unsigned(*length), unit: None };
             character(ty, Some(&length), None)
         }
-        (SqlType::Numeric, [precision]) => numeric(&ExactNumberInfo::Precision(unsigned(*precision))),
+        (SqlType::Numeric, [precision]) => {
+            numeric(&ExactNumberInfo::Precision(unsigned(*precision)))
+        }
         (SqlType::Numeric, [precision, scale]) => {
             numeric(&ExactNumberInfo::PrecisionAndScale(unsigned(*precision), *scale))
         }
@@ -293,8 +299,11 @@ impl Binder<'_> {
         let text = match self.bind_value(&value.value, position)?.kind {
             Kind::Literal(Datum::Text(text)) => text.into_string(),
             _ => {
-                return Err(PlanError::new(PlanErrorKind::Syntax, "INTERVAL wants a string literal")
-                    .at(position));
+                return Err(PlanError::new(
+                    PlanErrorKind::Syntax,
+                    "INTERVAL wants a string literal",
+                )
+                .at(position));
             }
         };
         let is_number = text.trim().parse::<f64>().is_ok();
@@ -325,7 +334,11 @@ impl Binder<'_> {
             Ok(coerced) => Ok(coerced),
             Err(expr) => Err(PlanError::new(
                 PlanErrorKind::CannotCoerce,
-                format!("cannot cast type {} to {}", text::type_name(TypeMod::plain(expr.ty.ty)), text::type_name(to)),
+                format!(
+                    "cannot cast type {} to {}",
+                    text::type_name(TypeMod::plain(expr.ty.ty)),
+                    text::type_name(to)
+                ),
             )
             .at(position)),
         }
@@ -529,9 +542,13 @@ impl Binder<'_> {
 /// Casts of constants that mean the same in every session, so that pruning sees a plain constant.
 fn folds(from: SqlType, to: SqlType) -> bool {
     let timeless = |ty: SqlType| {
-        ty.is_number() || ty.is_string() || matches!(ty, SqlType::Bool | SqlType::Uuid | SqlType::Date | SqlType::Timestamp)
+        ty.is_number()
+            || ty.is_string()
+            || matches!(ty, SqlType::Bool | SqlType::Uuid | SqlType::Date | SqlType::Timestamp)
     };
-    timeless(from) && timeless(to) && !(from.is_string() && matches!(to, SqlType::Date | SqlType::Timestamp))
+    timeless(from)
+        && timeless(to)
+        && !(from.is_string() && matches!(to, SqlType::Date | SqlType::Timestamp))
 }
 
 fn unit_of(field: &DateTimeField) -> String {

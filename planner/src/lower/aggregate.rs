@@ -109,7 +109,11 @@ impl Binder<'_> {
                 let mut all = Vec::new();
                 for set in sets {
                     match set.as_slice() {
-                        [nested @ (AstExpr::Rollup(_) | AstExpr::Cube(_) | AstExpr::GroupingSets(_))] => {
+                        [
+                            nested @ (AstExpr::Rollup(_)
+                            | AstExpr::Cube(_)
+                            | AstExpr::GroupingSets(_)),
+                        ] => {
                             all.extend(self.group_item(nested, items, scope, exprs)?);
                         }
                         list => all.push(self.group_list(list, items, scope, exprs)?),
@@ -240,7 +244,8 @@ impl Binder<'_> {
             inputs.extend(call.children_mut());
         }
         let plan = self.project_subqueries(plan, &mut inputs)?;
-        let mut aggregation = Aggregation { parts: Vec::new(), finished: Vec::new(), groups: Vec::new() };
+        let mut aggregation =
+            Aggregation { parts: Vec::new(), finished: Vec::new(), groups: Vec::new() };
         for call in &calls {
             self.lower_call(call, &mut aggregation)?;
         }
@@ -252,7 +257,8 @@ impl Binder<'_> {
             [only] => aggregate_set(&plan, &groups.exprs, only, &aggregation)?,
             sets => self.union_sets(&plan, &groups.exprs, sets, &aggregation, &groupings)?,
         };
-        let rewrite = Rewrite { originals, calls: original_calls, aggregation, groupings, single_set };
+        let rewrite =
+            Rewrite { originals, calls: original_calls, aggregation, groupings, single_set };
         for expr in exprs.iter_mut() {
             rewrite.apply(expr)?;
         }
@@ -557,7 +563,10 @@ impl Rewrite {
             Kind::Aggregate(_) => {
                 let index = self.calls.iter().position(|call| call.same(expr));
                 let Some(index) = index else {
-                    return Err(PlanError::new(PlanErrorKind::Internal, "aggregate was not collected"));
+                    return Err(PlanError::new(
+                        PlanErrorKind::Internal,
+                        "aggregate was not collected",
+                    ));
                 };
                 expr.kind = Kind::Plan(self.aggregation.finished[index].clone());
             }

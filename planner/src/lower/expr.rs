@@ -59,7 +59,10 @@ fn lower_form(expr: &TypedExpr) -> Result<Expr, PlanError> {
             }))
         }
         Kind::Call { call, args } if call.returns_set => Err(PlanError::unsupported(
-            format!("set-returning function {} is not allowed here", function_name(&call.signature)),
+            format!(
+                "set-returning function {} is not allowed here",
+                function_name(&call.signature)
+            ),
             "Call it in FROM.",
         ))
         .map_err(|error| error.at(args.first().and_then(|arg| arg.position))),
@@ -102,10 +105,8 @@ pub(crate) fn function_name(signature: &str) -> &str {
 }
 
 fn lower_call(call: &Arc<ResolvedCall>, args: &[TypedExpr]) -> Result<Expr, PlanError> {
-    let args = args
-        .iter()
-        .map(|arg| Ok((lower(arg)?, arg.ty)))
-        .collect::<Result<Vec<_>, PlanError>>()?;
+    let args =
+        args.iter().map(|arg| Ok((lower(arg)?, arg.ty))).collect::<Result<Vec<_>, PlanError>>()?;
     Ok(functions::call(call, args))
 }
 
@@ -161,8 +162,10 @@ fn lower_is_distinct(
 ) -> Result<Expr, PlanError> {
     let left_expr = lower(left)?;
     let right_expr = lower(right)?;
-    let equal =
-        functions::call(equality, vec![(left_expr.clone(), left.ty), (right_expr.clone(), right.ty)]);
+    let equal = functions::call(
+        equality,
+        vec![(left_expr.clone(), left.ty), (right_expr.clone(), right.ty)],
+    );
     if let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = equal {
         let op = if negated { Operator::IsNotDistinctFrom } else { Operator::IsDistinctFrom };
         return Ok(Expr::BinaryExpr(BinaryExpr { left, op, right }));
@@ -170,10 +173,7 @@ fn lower_is_distinct(
     let distinct = Expr::Case(Case {
         expr: None,
         when_then_expr: vec![
-            (
-                Box::new(left_expr.clone().is_null()),
-                Box::new(right_expr.clone().is_not_null()),
-            ),
+            (Box::new(left_expr.clone().is_null()), Box::new(right_expr.clone().is_not_null())),
             (Box::new(right_expr.is_null()), Box::new(lit(true))),
         ],
         else_expr: Some(Box::new(Expr::Not(Box::new(equal)))),
@@ -252,12 +252,10 @@ pub(crate) fn lower_native_subquery(term: &TypedExpr) -> Result<Option<Expr>, Pl
     };
     let Kind::Subquery(subquery) = &inner.kind else { return Ok(None) };
     match &subquery.kind {
-        SubqueryKind::Exists => {
-            Ok(Some(Expr::Exists(datafusion::logical_expr::expr::Exists {
-                subquery: subquery_node(subquery.plan.clone()),
-                negated,
-            })))
-        }
+        SubqueryKind::Exists => Ok(Some(Expr::Exists(datafusion::logical_expr::expr::Exists {
+            subquery: subquery_node(subquery.plan.clone()),
+            negated,
+        }))),
         SubqueryKind::Quantified { left, comparisons, right, all: false } => {
             let ([left], [equality], [right]) =
                 (left.as_slice(), comparisons.as_slice(), right.as_slice())
@@ -274,12 +272,11 @@ pub(crate) fn lower_native_subquery(term: &TypedExpr) -> Result<Option<Expr>, Pl
             else {
                 return Ok(None);
             };
-            let plan = datafusion::logical_expr::LogicalPlanBuilder::from(
-                subquery.plan.as_ref().clone(),
-            )
-            .project(vec![right.alias("in_key")])
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+            let plan =
+                datafusion::logical_expr::LogicalPlanBuilder::from(subquery.plan.as_ref().clone())
+                    .project(vec![right.alias("in_key")])
+                    .and_then(|builder| builder.build())
+                    .map_err(engine_error)?;
             Ok(Some(Expr::InSubquery(InSubquery {
                 expr: left,
                 subquery: subquery_node(Arc::new(plan)),

@@ -20,7 +20,9 @@ use sqlparser::{
     parser::Parser,
 };
 
-use super::{PlanColumn, Relational, engine_error, expr::lower, expr::subquery_node, set_returning};
+use super::{
+    PlanColumn, Relational, engine_error, expr::lower, expr::subquery_node, set_returning,
+};
 use crate::{
     PlanError, PlanErrorKind,
     bind::{
@@ -177,7 +179,8 @@ impl Binder<'_> {
             visible.visible.clear();
         }
         if let TableFactor::Derived { .. } = factor {
-            return self.join_lateral_subquery(left, visible, factor, join_type, constraint, identity);
+            return self
+                .join_lateral_subquery(left, visible, factor, join_type, constraint, identity);
         }
         let function = self.table_function(factor)?;
         let calls = self.bind_table_calls(&function, &visible)?;
@@ -204,7 +207,9 @@ impl Binder<'_> {
                         let plan = self.filter(joined.plan, predicate)?;
                         Ok(FromItem { plan, ..joined })
                     }
-                    JoinConstraint::Using(_) | JoinConstraint::Natural => Err(lateral_unsupported()),
+                    JoinConstraint::Using(_) | JoinConstraint::Natural => {
+                        Err(lateral_unsupported())
+                    }
                 }
             }
             JoinType::Left if on_true => self.unnest_calls(Some(left), calls, &function, true),
@@ -391,7 +396,9 @@ impl Binder<'_> {
         identity: Identity,
     ) -> Result<FromItem, PlanError> {
         match factor {
-            TableFactor::Table { name, alias, args: None, sample, with_ordinality: false, .. } => {
+            TableFactor::Table {
+                name, alias, args: None, sample, with_ordinality: false, ..
+            } => {
                 if sample.is_some() {
                     return Err(PlanError::unsupported(
                         "TABLESAMPLE is not supported",
@@ -450,8 +457,9 @@ impl Binder<'_> {
             [relation] => (None, relation),
             [.., schema, relation] => (Some(schema.as_str()), relation),
             [] => {
-                return Err(PlanError::new(PlanErrorKind::Syntax, "relation without a name")
-                    .at(position));
+                return Err(
+                    PlanError::new(PlanErrorKind::Syntax, "relation without a name").at(position)
+                );
             }
         };
         let alias_name = alias.map(|alias| fold_ident(&alias.name));
@@ -502,8 +510,12 @@ impl Binder<'_> {
                         source: (0, 0),
                     })
                     .collect();
-                let mut item =
-                    self.derived_item(Relational { plan, columns }, shown, alias, Some(system.oid))?;
+                let mut item = self.derived_item(
+                    Relational { plan, columns },
+                    shown,
+                    alias,
+                    Some(system.oid),
+                )?;
                 if alias.is_none() {
                     for relation in &mut item.scope.relations {
                         relation.schema = Some(system.schema.to_owned());
@@ -540,10 +552,9 @@ impl Binder<'_> {
     ) -> Result<FromItem, PlanError> {
         let qualifier = self.qualifier(alias_name.unwrap_or(&table.descriptor.name));
         let source = provider_as_source(provider(table, identity == Identity::With));
-        let plan =
-            LogicalPlanBuilder::scan(TableReference::bare(qualifier.clone()), source, None)
-                .and_then(|builder| builder.build())
-                .map_err(engine_error)?;
+        let plan = LogicalPlanBuilder::scan(TableReference::bare(qualifier.clone()), source, None)
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
         let instance = self.next_instance();
         let mut relation = table_relation(table, alias_name, instance, 0, Some(&qualifier));
         if identity == Identity::With {
@@ -601,7 +612,7 @@ impl Binder<'_> {
         relational: Relational,
         name: &str,
         alias: Option<&TableAlias>,
-        oid: Option<u32>,
+        oid: Option<cortex_shard_api::Oid>,
     ) -> Result<FromItem, PlanError> {
         let instance = self.next_instance();
         let columns = relational
@@ -709,7 +720,9 @@ impl Binder<'_> {
         if function.each {
             return args
                 .into_iter()
-                .map(|arg| self.call(&function.name, vec![arg], function.position, Clause::FromFunction))
+                .map(|arg| {
+                    self.call(&function.name, vec![arg], function.position, Clause::FromFunction)
+                })
                 .collect();
         }
         let name = match function.name.as_str() {
@@ -732,10 +745,9 @@ impl Binder<'_> {
         let shown = alias_name.clone().unwrap_or_else(|| function.name.clone());
         let (input, scope) = match left {
             Some(left) => (left.plan, left.scope),
-            None => (
-                LogicalPlanBuilder::empty(true).build().map_err(engine_error)?,
-                Scope::empty(),
-            ),
+            None => {
+                (LogicalPlanBuilder::empty(true).build().map_err(engine_error)?, Scope::empty())
+            }
         };
         let single = calls.len() == 1;
         let (plan, mut columns) =
@@ -748,8 +760,12 @@ impl Binder<'_> {
         {
             columns[0].name.clone_from(alias);
         }
-        let right =
-            self.derived_item(Relational { plan: plan.clone(), columns }, &shown, function.alias, None)?;
+        let right = self.derived_item(
+            Relational { plan: plan.clone(), columns },
+            &shown,
+            function.alias,
+            None,
+        )?;
         if !scope.relations.is_empty() {
             self.check_aliases(&scope, &right.scope, function.position)?;
         }

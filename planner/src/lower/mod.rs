@@ -52,11 +52,7 @@ pub mod optimizer;
 use std::sync::Arc;
 
 use cortex_shard_api::TypeMod;
-use datafusion::{
-    common::Column,
-    error::DataFusionError,
-    logical_expr::LogicalPlan,
-};
+use datafusion::{common::Column, error::DataFusionError, logical_expr::LogicalPlan};
 
 pub use target::TargetQuery;
 

@@ -1,6 +1,8 @@
 //! Names of output columns, as Postgres's `FigureColname` chooses them.
 
-use sqlparser::ast::{AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, Subscript, Value};
+use sqlparser::ast::{
+    AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, Subscript, Value,
+};
 
 use crate::bind::{names::fold_ident, types::data_type};
 
@@ -57,7 +59,8 @@ fn figure(expr: &Expr) -> Option<(String, u8)> {
         Expr::CompoundFieldAccess { root, access_chain } => {
             let field = access_chain.iter().rev().find_map(|access| match access {
                 AccessExpr::Dot(Expr::Identifier(ident)) => Some(fold_ident(ident)),
-                AccessExpr::Dot(_) | AccessExpr::Subscript(Subscript::Index { .. } | Subscript::Slice { .. }) => None,
+                AccessExpr::Dot(_)
+                | AccessExpr::Subscript(Subscript::Index { .. } | Subscript::Slice { .. }) => None,
             });
             match field {
                 Some(field) => Some((field, 2)),

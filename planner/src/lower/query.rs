@@ -15,12 +15,7 @@ use super::{
 };
 use crate::{
     PlanError, PlanErrorKind,
-    bind::{
-        Binder, Clause, OutputColumn, Scope,
-        names::fold_ident,
-        typed::Kind,
-        types::Target,
-    },
+    bind::{Binder, Clause, OutputColumn, Scope, names::fold_ident, typed::Kind, types::Target},
 };
 
 impl Binder<'_> {
@@ -48,11 +43,7 @@ impl Binder<'_> {
         let columns = relational
             .columns
             .into_iter()
-            .map(|column| OutputColumn {
-                name: column.name,
-                ty: column.ty,
-                source: column.source,
-            })
+            .map(|column| OutputColumn { name: column.name, ty: column.ty, source: column.source })
             .collect();
         Ok(BoundQuery { plan: relational.plan, columns, locking })
     }
@@ -125,8 +116,11 @@ impl Binder<'_> {
                 (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
             }
             Some(LimitClause::OffsetCommaLimit { .. }) => {
-                return Err(PlanError::new(PlanErrorKind::Syntax, "LIMIT #,# syntax is not supported")
-                    .with_hint("Use separate LIMIT and OFFSET clauses."));
+                return Err(PlanError::new(
+                    PlanErrorKind::Syntax,
+                    "LIMIT #,# syntax is not supported",
+                )
+                .with_hint("Use separate LIMIT and OFFSET clauses."));
             }
         };
         let one = AstExpr::value(sqlparser::ast::Value::Number("1".to_owned(), false));
@@ -198,7 +192,11 @@ impl Binder<'_> {
     }
 
     /// FOR UPDATE and FOR SHARE: the tables whose rows are to be locked, with the places of their identity columns.
-    fn bind_locks(&mut self, locks: &[LockClause], stage: &Stage) -> Result<Vec<Locking>, PlanError> {
+    fn bind_locks(
+        &mut self,
+        locks: &[LockClause],
+        stage: &Stage,
+    ) -> Result<Vec<Locking>, PlanError> {
         let mut found: Vec<Locking> = Vec::new();
         for lock in locks {
             let strength = match lock.lock_type {
@@ -211,8 +209,12 @@ impl Binder<'_> {
             };
             if let Some(reason) = stage.unlockable {
                 let message = match reason {
-                    "UNION/INTERSECT/EXCEPT" | "GROUP BY clause" | "HAVING clause"
-                    | "DISTINCT clause" | "aggregate functions" | "window functions"
+                    "UNION/INTERSECT/EXCEPT"
+                    | "GROUP BY clause"
+                    | "HAVING clause"
+                    | "DISTINCT clause"
+                    | "aggregate functions"
+                    | "window functions"
                     | "set-returning functions in the target list" => {
                         format!("{clause} is not allowed with {reason}")
                     }
@@ -236,7 +238,9 @@ impl Binder<'_> {
                     if !stage.identities.iter().any(|(other, ..)| *other == folded) {
                         return Err(PlanError::new(
                             PlanErrorKind::UndefinedTable,
-                            format!("relation \"{folded}\" in {clause} clause not found in FROM clause"),
+                            format!(
+                                "relation \"{folded}\" in {clause} clause not found in FROM clause"
+                            ),
                         )
                         .at(self.position(name.span())));
                     }

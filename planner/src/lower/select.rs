@@ -9,10 +9,7 @@ use cortex_functions::lower as functions;
 use cortex_shard_api::TypeMod;
 use datafusion::{
     common::Column,
-    logical_expr::{
-        Expr, LogicalPlan, LogicalPlanBuilder, SortExpr,
-        expr::AggregateFunction,
-    },
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, expr::AggregateFunction},
 };
 use sqlparser::ast::{
     self, Distinct, Expr as AstExpr, OrderBy, OrderByKind, Select, SelectItem,
@@ -20,10 +17,7 @@ use sqlparser::ast::{
 };
 
 use super::{
-    PlanColumn, Relational, engine_error,
-    expr::lower,
-    from::Identity,
-    output::column_name,
+    PlanColumn, Relational, engine_error, expr::lower, from::Identity, output::column_name,
 };
 use crate::{
     PlanError, PlanErrorKind,
@@ -113,23 +107,21 @@ impl Binder<'_> {
             }
         };
         let mut order_by = self.bind_order_by(order_by, &items, &scope)?;
-        let mut exprs: Vec<&mut TypedExpr> = items.iter_mut().map(|item| &mut item.expr).collect();
-        exprs.extend(order_by.iter_mut().filter_map(|key| target_expr(&mut key.target)));
-        if let StageDistinct::On(targets) = &mut distinct {
-            exprs.extend(targets.iter_mut().filter_map(target_expr));
-        }
         let grouped = groups.is_some()
             || having.is_some()
-            || exprs.iter().any(|expr| expr.has_aggregate());
+            || stage_exprs(&mut items, &mut order_by, &mut distinct)
+                .iter()
+                .any(|expr| expr.has_aggregate());
         if grouped {
+            let mut exprs = stage_exprs(&mut items, &mut order_by, &mut distinct);
             exprs.extend(having.as_mut());
             plan = self.aggregate(plan, groups.take().unwrap_or_default(), &mut exprs)?;
-            exprs.truncate(exprs.len() - usize::from(having.is_some()));
         }
-        let windowed = exprs.iter().any(|expr| expr.has_window());
         if let Some(having) = having {
             plan = self.filter(plan, having)?;
         }
+        let mut exprs = stage_exprs(&mut items, &mut order_by, &mut distinct);
+        let windowed = exprs.iter().any(|expr| expr.has_window());
         if windowed {
             plan = self.windows(plan, &mut exprs)?;
         }
@@ -353,8 +345,7 @@ impl Binder<'_> {
         }
         let mut keys = Vec::new();
         for key in &stage.order_by {
-            let (column, ty) =
-                self.sort_column(&key.target, &columns, &mut projection)?;
+            let (column, ty) = self.sort_column(&key.target, &columns, &mut projection)?;
             let expr = functions::comparison_key(Expr::Column(column), ty.ty);
             keys.push(SortExpr::new(expr, key.ascending, key.nulls_first));
         }
@@ -403,9 +394,7 @@ impl Binder<'_> {
         projection: &mut Vec<Expr>,
     ) -> Result<(Column, TypeMod), PlanError> {
         match target {
-            SortTarget::Output(index) => {
-                Ok((columns[*index].column.clone(), columns[*index].ty))
-            }
+            SortTarget::Output(index) => Ok((columns[*index].column.clone(), columns[*index].ty)),
             SortTarget::Expr(expr) => {
                 let name = self.fresh("sort");
                 projection.push(lower(expr)?.alias(&name));
@@ -475,10 +464,7 @@ impl Binder<'_> {
         }
         let builder = LogicalPlanBuilder::from(plan);
         if values.is_empty() {
-            return builder
-                .distinct()
-                .and_then(|builder| builder.build())
-                .map_err(engine_error);
+            return builder.distinct().and_then(|builder| builder.build()).map_err(engine_error);
         }
         let kept = columns.iter().map(|column| {
             Expr::Column(Column::from_name(&column.column.name)).alias(&column.column.name)
@@ -540,6 +526,20 @@ pub(super) fn check_groupable(expr: &TypedExpr) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Every expression over the plan below the select list.
+fn stage_exprs<'s>(
+    items: &'s mut [Item],
+    order_by: &'s mut [StageSort],
+    distinct: &'s mut StageDistinct,
+) -> Vec<&'s mut TypedExpr> {
+    let mut exprs: Vec<&mut TypedExpr> = items.iter_mut().map(|item| &mut item.expr).collect();
+    exprs.extend(order_by.iter_mut().filter_map(|key| target_expr(&mut key.target)));
+    if let StageDistinct::On(targets) = distinct {
+        exprs.extend(targets.iter_mut().filter_map(target_expr));
+    }
+    exprs
+}
+
 fn target_expr(target: &mut SortTarget) -> Option<&mut TypedExpr> {
     match target {
         SortTarget::Expr(expr) => Some(expr),
@@ -569,10 +569,7 @@ fn unique_name(name: &str, used: &mut std::collections::HashSet<String>) -> Stri
 }
 
 fn non_integer_constant(clause: Clause) -> PlanError {
-    PlanError::new(
-        PlanErrorKind::Syntax,
-        format!("non-integer constant in {}", clause.name()),
-    )
+    PlanError::new(PlanErrorKind::Syntax, format!("non-integer constant in {}", clause.name()))
 }
 
 fn check_wildcard(options: &WildcardAdditionalOptions) -> Result<(), PlanError> {

@@ -153,14 +153,20 @@ impl Binder<'_> {
             SetOperator::Intersect => "INTERSECT",
             SetOperator::Except => "EXCEPT",
             SetOperator::Minus => {
-                return Err(PlanError::new(PlanErrorKind::Syntax, "syntax error at or near \"MINUS\""));
+                return Err(PlanError::new(
+                    PlanErrorKind::Syntax,
+                    "syntax error at or near \"MINUS\"",
+                ));
             }
         };
         let all = match quantifier {
             SetQuantifier::All => true,
             SetQuantifier::Distinct | SetQuantifier::None => false,
             _ => {
-                return Err(PlanError::new(PlanErrorKind::Syntax, "syntax error at or near \"BY\""));
+                return Err(PlanError::new(
+                    PlanErrorKind::Syntax,
+                    "syntax error at or near \"BY\"",
+                ));
             }
         };
         let mut left = self.bind_body(left, None, Identity::Without)?;
@@ -217,8 +223,11 @@ impl Binder<'_> {
             .union(right)
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
-        let columns: Vec<PlanColumn> =
-            left.columns.into_iter().map(|column| PlanColumn { source: (0, 0), ..column }).collect();
+        let columns: Vec<PlanColumn> = left
+            .columns
+            .into_iter()
+            .map(|column| PlanColumn { source: (0, 0), ..column })
+            .collect();
         let plan = if all { plan } else { self.distinct(plan, &columns)? };
         Ok(Relational { plan, columns })
     }
@@ -251,8 +260,11 @@ impl Binder<'_> {
             .and_then(|builder| builder.project(kept))
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
-        let columns =
-            left.columns.into_iter().map(|column| PlanColumn { source: (0, 0), ..column }).collect();
+        let columns = left
+            .columns
+            .into_iter()
+            .map(|column| PlanColumn { source: (0, 0), ..column })
+            .collect();
         Ok(Relational { plan, columns })
     }
 
@@ -282,9 +294,11 @@ impl Binder<'_> {
         if numbered {
             let number = row_number(&keys);
             let name = number.schema_name().to_string();
-            let plan = LogicalPlanBuilder::window_plan(builder.build().map_err(engine_error)?, [number])
-                .map_err(engine_error)?;
-            let mut exprs: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
+            let plan =
+                LogicalPlanBuilder::window_plan(builder.build().map_err(engine_error)?, [number])
+                    .map_err(engine_error)?;
+            let mut exprs: Vec<Expr> =
+                plan.schema().columns().into_iter().map(Expr::Column).collect();
             exprs.pop();
             exprs.push(Expr::Column(Column::from_name(name)).alias("copy#0"));
             keys.push("copy#0".to_owned());
@@ -387,10 +401,7 @@ fn row_number(keys: &[String]) -> Expr {
         ),
         params: WindowFunctionParams {
             args: Vec::new(),
-            partition_by: keys
-                .iter()
-                .map(|name| Expr::Column(Column::from_name(name)))
-                .collect(),
+            partition_by: keys.iter().map(|name| Expr::Column(Column::from_name(name))).collect(),
             order_by: Vec::new(),
             window_frame: frame,
             filter: None,

@@ -19,7 +19,10 @@ use datafusion::{
     },
 };
 
-use super::{PlanColumn, engine_error, expr::{function_name, lower}};
+use super::{
+    PlanColumn, engine_error,
+    expr::{function_name, lower},
+};
 use crate::{
     PlanError,
     bind::{

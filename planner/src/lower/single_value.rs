@@ -18,7 +18,8 @@ use datafusion::{
 };
 
 /// What the error says; the gateway makes it 21000.
-pub const MORE_THAN_ONE_ROW: &str = "more than one row returned by a subquery used as an expression";
+pub const MORE_THAN_ONE_ROW: &str =
+    "more than one row returned by a subquery used as an expression";
 
 /// `single_value(expr)`
 pub(super) fn single_value(expr: Expr) -> Expr {

@@ -9,12 +9,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use cortex_shard_api::TypeMod;
 use datafusion::{
     common::{
-        Column, DFSchema, JoinType,
+        Column, DFSchema, ExprSchema, JoinType,
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
     logical_expr::{
-        Case, Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, lit,
-        expr::AggregateFunction,
+        Case, Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, expr::AggregateFunction,
+        lit,
     },
     optimizer::decorrelate::PullUpCorrelatedExpr,
     scalar::ScalarValue,
@@ -68,11 +68,8 @@ impl Binder<'_> {
     fn one_column(&self, nested: &Nested, query: &Query) -> Result<(Column, TypeMod), PlanError> {
         match nested.relational.columns.as_slice() {
             [only] => Ok((only.column.clone(), only.ty)),
-            _ => Err(PlanError::new(
-                PlanErrorKind::Syntax,
-                "subquery must return only one column",
-            )
-            .at(self.position(query.span()))),
+            _ => Err(PlanError::new(PlanErrorKind::Syntax, "subquery must return only one column")
+                .at(self.position(query.span()))),
         }
     }
 
@@ -88,13 +85,9 @@ impl Binder<'_> {
         if !nested.outer.is_empty() {
             plan = one_row(plan, &column)?;
         }
-        let subquery = SubqueryExpr {
-            kind: SubqueryKind::Scalar,
-            plan: Arc::new(plan),
-            outer: nested.outer,
-        };
-        Ok(TypedExpr::new(Kind::Subquery(Box::new(subquery)), ty)
-            .at(self.position(query.span())))
+        let subquery =
+            SubqueryExpr { kind: SubqueryKind::Scalar, plan: Arc::new(plan), outer: nested.outer };
+        Ok(TypedExpr::new(Kind::Subquery(Box::new(subquery)), ty).at(self.position(query.span())))
     }
 
     pub(crate) fn bind_array_subquery(
@@ -158,8 +151,7 @@ impl Binder<'_> {
             plan: Arc::new(nested.relational.plan),
             outer: nested.outer,
         };
-        Ok(TypedExpr::boolean(Kind::Subquery(Box::new(subquery)))
-            .at(self.position(query.span())))
+        Ok(TypedExpr::boolean(Kind::Subquery(Box::new(subquery))).at(self.position(query.span())))
     }
 
     /// `left op ANY (query)`, `left op ALL (query)`, `left IN (query)`.
@@ -278,7 +270,8 @@ impl Binder<'_> {
             SubqueryKind::Quantified { all, .. } => {
                 let all = *all;
                 let condition = comparison(subquery, plan.schema())?;
-                let decided = if all { Expr::Not(Box::new(condition.clone())) } else { condition.clone() };
+                let decided =
+                    if all { Expr::Not(Box::new(condition.clone())) } else { condition.clone() };
                 let inner = subquery.plan.as_ref().clone();
                 let decides = filtered(inner.clone(), decided)?;
                 let unknown = filtered(inner, condition.is_null())?;
@@ -317,10 +310,12 @@ impl Binder<'_> {
         let right = LogicalPlanBuilder::from(inner)
             .alias(datafusion::common::TableReference::bare(qualifier.clone()))
             .map_err(engine_error)?;
-        let to_own = |column: &Column| Column::new(
-            Some(datafusion::common::TableReference::bare(qualifier.clone())),
-            column.name.clone(),
-        );
+        let to_own = |column: &Column| {
+            Column::new(
+                Some(datafusion::common::TableReference::bare(qualifier.clone())),
+                column.name.clone(),
+            )
+        };
         let condition = pull_up
             .join_filters
             .into_iter()
@@ -527,7 +522,9 @@ fn aggregate_as(plan: LogicalPlan, aggregate: Expr, name: &str) -> Result<Logica
     let inner = format!("{name}#value");
     LogicalPlanBuilder::from(plan)
         .aggregate(Vec::<Expr>::new(), vec![aggregate.alias(&inner)])
-        .and_then(|builder| builder.project(vec![Expr::Column(Column::from_name(&inner)).alias(name)]))
+        .and_then(|builder| {
+            builder.project(vec![Expr::Column(Column::from_name(&inner)).alias(name)])
+        })
         .and_then(|builder| builder.build())
         .map_err(engine_error)
 }

@@ -85,11 +85,7 @@ impl Binder<'_> {
         for (index, (name, expr)) in outputs.iter().enumerate() {
             // Names may repeat: the position tells them apart.
             projection.push(lower(expr)?.alias(format!("{name}#{index}")));
-            columns.push(OutputColumn {
-                name: name.clone(),
-                ty: expr.ty,
-                source: source_of(expr),
-            });
+            columns.push(OutputColumn { name: name.clone(), ty: expr.ty, source: source_of(expr) });
         }
         let plan = LogicalPlanBuilder::from(plan)
             .project(projection)

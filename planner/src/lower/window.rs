@@ -4,10 +4,7 @@ use cortex_functions::{
     lower::{self as functions, WindowSpec as LoweredSpec},
     registry::CastContext,
 };
-use cortex_shard_api::{
-    Datum, SqlType, TypeMod, ValueErrorKind,
-    value::arrow::array_from_datums,
-};
+use cortex_shard_api::{Datum, SqlType, TypeMod, ValueErrorKind, value::arrow::array_from_datums};
 use datafusion::{
     common::{Column, ScalarValue},
     logical_expr::{
@@ -187,7 +184,10 @@ impl Binder<'_> {
             FrameUnits::Rows | FrameUnits::Groups => SqlType::Int8,
             FrameUnits::Range => match order_by {
                 [key] => match key.expr.ty.ty {
-                    SqlType::Date | SqlType::Timestamp | SqlType::Timestamptz | SqlType::Time
+                    SqlType::Date
+                    | SqlType::Timestamp
+                    | SqlType::Timestamptz
+                    | SqlType::Time
                     | SqlType::Interval => SqlType::Interval,
                     other => other,
                 },

@@ -173,14 +173,13 @@ impl Binder<'_> {
     }
 
     /// A relation over a WITH query, under a new qualifier.
-    pub(super) fn cte_plan(
-        &mut self,
-        cte: &Cte,
-        alias: &str,
-    ) -> Result<Relational, PlanError> {
+    pub(super) fn cte_plan(&mut self, cte: &Cte, alias: &str) -> Result<Relational, PlanError> {
         if cte.depth != self.outer.len() && plan_is_correlated(&cte.relational.plan) {
             return Err(PlanError::unsupported(
-                format!("WITH query \"{}\" refers to another query than the one that uses it", cte.name),
+                format!(
+                    "WITH query \"{}\" refers to another query than the one that uses it",
+                    cte.name
+                ),
                 "Write it as a subquery where it is used.",
             ));
         }
