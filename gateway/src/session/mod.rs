@@ -181,6 +181,8 @@ async fn start(
             "the database system is starting up",
         ));
     };
+    startup::authenticate(wire, service.as_ref(), &parameters, peer).await?;
+    // After the password, so that nobody without one takes a place away.
     let Ok(place) = shared.places.clone().try_acquire_owned() else {
         return Err(PgError::fatal(
             SqlState::TOO_MANY_CONNECTIONS,
@@ -188,7 +190,6 @@ async fn start(
         )
         .with_hint("Close connections, use a pool, or start with a larger --max-connections."));
     };
-    startup::authenticate(wire, service.as_ref(), &parameters, peer).await?;
     let registration = shared.registry.register();
     let Parameters { user, database, options, .. } = &parameters;
     let process_id = registration.process_id;

@@ -282,3 +282,67 @@ fn a_function_call_is_refused() {
     client.expect_error("0A000");
     goes_on(&mut client);
 }
+
+/// A small generator, so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_conversations_never_reach_a_panic() {
+    let server = TestServer::start();
+    let mut random = Random(0x5eed);
+    let whole = [
+        query("rows 3; insert"),
+        parse("s", "echo", &[25, 23]),
+        bind_as("p", "s", &[0, 1], &[Some(b"abcd"), Some(&[0, 0, 0, 7])], &[1]),
+        describe(b'P', "p"),
+        describe(b'S', "s"),
+        execute("p", 1),
+        sync(),
+        query("copyin"),
+        message(b'd', b"1\tx\n"),
+        message(b'c', b""),
+        message(b'C', b"Ss\0"),
+        message(b'H', b""),
+        query("batches 2000"),
+    ]
+    .concat();
+    for _ in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(4) {
+            let at = random.below(bytes.len());
+            match random.below(4) {
+                0 => bytes[at] ^= 1 << random.below(8),
+                1 => bytes[at] = random.below(256) as u8,
+                2 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, random.below(256) as u8),
+            }
+        }
+        let mut client = server.session();
+        client.send(&bytes);
+        client.half_close();
+        while let Some(answer) = client.next() {
+            let code = (answer.kind == b'E').then(|| answer.field(b'C')).flatten();
+            assert_ne!(code.as_deref(), Some("XX000"), "{bytes:?}");
+        }
+    }
+    for _ in 0..200 {
+        let length = random.below(200);
+        let bytes: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
+        let mut client = server.connect();
+        client.send(&bytes);
+        client.half_close();
+        while let Some(answer) = client.next() {
+            assert_eq!(answer.kind, b'E', "{bytes:?}");
+        }
+    }
+    server.still_serves();
+}
