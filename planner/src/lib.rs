@@ -20,6 +20,9 @@ pub mod rules;
 /// Table providers and operators that reach over shards.
 pub mod operators;
 
+/// Plans as EXPLAIN shows them.
+pub mod explain;
+
 /// What can be wrong with a statement.
 pub mod error;
 

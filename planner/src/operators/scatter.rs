@@ -14,6 +14,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use cortex_functions::table_scan::TableScanExec;
@@ -38,13 +39,28 @@ use datafusion::{
         ReplaceChildrenOptions,
         coop::make_cooperative,
         execution_plan::SchedulingType,
-        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time},
         stream::RecordBatchStreamAdapter,
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::statement::StatementContext;
+
+/// The metric of each partition: from the request to the shard to its last row.
+pub const SHARD_TIME: &str = "shard_time";
+
+/// Adds the time of its life to a metric.
+struct Elapsed {
+    time: Time,
+    started: Instant,
+}
+
+impl Drop for Elapsed {
+    fn drop(&mut self) {
+        self.time.add_elapsed(self.started);
+    }
+}
 
 /// Runs a fragment on each of its shards.
 ///
@@ -203,9 +219,11 @@ impl ExecutionPlan for ShardFragmentExec {
             .ok_or_else(|| internal_datafusion_err!("the statement has no shards"))?;
         let (shard, plan) = self.slice(partition)?;
         let baseline = BaselineMetrics::new(&self.metrics, partition);
+        let time = MetricBuilder::new(&self.metrics).subset_time(SHARD_TIME, partition);
         let schema = self.schema();
         let output = schema.clone();
         let answers = stream::once(async move {
+            let elapsed = Elapsed { time, started: Instant::now() };
             let client = statement.client(shard).map_err(external)?;
             let request = FragmentRequest {
                 context: statement.context(shard).await.map_err(external)?,
@@ -214,7 +232,7 @@ impl ExecutionPlan for ShardFragmentExec {
             let answer = client.execute(request).await.map_err(external)?;
             // The snapshot stays open as long as the stream is read.
             Ok::<_, DataFusionError>(answer.map(move |batch| {
-                let _open = &statement;
+                let _held = (&statement, &elapsed);
                 let batch = rename(batch.map_err(external)?, &schema)?;
                 baseline.record_output(batch.num_rows());
                 Ok(batch)

@@ -152,7 +152,9 @@ fn reach(shape: &KeyShape, constraint: &Constraint) -> Reach {
             .points()
             .filter(|points| reach.prefixes.len().saturating_mul(points.len()) <= PREFIXES_MAX);
         let Some(points) = points else {
-            reach.range = Some((domain.spans().to_vec(), domain.has_nulls()));
+            if domain.is_bounded() {
+                reach.range = Some((domain.spans().to_vec(), domain.has_nulls()));
+            }
             break;
         };
         let longer = |prefix: &Vec<Datum>, point: &Datum| {

@@ -175,6 +175,13 @@ impl Domain {
         !self.nulls && self.spans.is_empty()
     }
 
+    /// Whether something is known of the least or the greatest value: a gap in the middle (`<>`) narrows no search.
+    pub fn is_bounded(&self) -> bool {
+        let (first, last) = (self.spans.first(), self.spans.last());
+        first.is_none_or(|span| !matches!(span.low, Cut::Min))
+            || last.is_none_or(|span| !matches!(span.high, Cut::Max))
+    }
+
     /// All values, NULL last, if they can be listed.
     pub fn points(&self) -> Option<Vec<Datum>> {
         let mut points: Vec<Datum> =

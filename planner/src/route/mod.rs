@@ -94,11 +94,12 @@ impl Route {
     }
 }
 
-/// `One(shard 2)`, `Some(2 of 4, pruned 2)`, `All(4)`, `None`.
+/// `One(shard 2)`, `Some(2 of 4, pruned 2)`, `All(4)`, `AnyCopy(4)` of a reference table, `None`.
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.scans.as_slice() {
             [] => write!(f, "None"),
+            [_] if !self.replicas.is_empty() => write!(f, "AnyCopy({})", self.replicas.len()),
             [one] if self.n_shards > 1 => {
                 write!(f, "One(shard {}, pruned {})", one.shard, self.n_shards - 1)
             }

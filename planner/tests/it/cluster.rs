@@ -381,10 +381,6 @@ impl TableBuilder {
         self
     }
 
-    pub fn descriptor(self) -> TableDescriptor {
-        self.descriptor
-    }
-
     pub fn build(self) -> Arc<catalog::Table> {
         let columns = self.descriptor.columns.iter().map(|_| catalog::ColumnExtra::default());
         Arc::new(catalog::Table {

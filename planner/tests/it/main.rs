@@ -5,3 +5,6 @@ mod cluster;
 
 /// Distributed plans give what one table in memory gives.
 mod fragments;
+
+/// Plans as EXPLAIN shows them, and the rules that made them.
+mod golden;

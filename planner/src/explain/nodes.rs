@@ -1,0 +1,285 @@
+//! Physical operators as nodes of the explained tree.
+
+use std::{sync::Arc, time::Duration};
+
+use cortex_functions::table_scan::TableScanExec;
+use cortex_shard_api::ShardId;
+use datafusion::{
+    common::JoinType,
+    physical_expr::{PhysicalExpr, aggregate::AggregateFunctionExpr, expressions::Column},
+    physical_plan::{
+        ExecutionPlan,
+        aggregates::{AggregateExec, AggregateMode},
+        coalesce_partitions::CoalescePartitionsExec,
+        coop::CooperativeExec,
+        display::DisplayableExecutionPlan,
+        empty::EmptyExec,
+        filter::FilterExec,
+        joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec},
+        limit::{GlobalLimitExec, LocalLimitExec},
+        metrics::MetricsSet,
+        placeholder_row::PlaceholderRowExec,
+        projection::ProjectionExec,
+        sorts::{sort::SortExec, sort_preserving_merge::SortPreservingMergeExec},
+        union::UnionExec,
+        windows::{BoundedWindowAggExec, WindowAggExec},
+    },
+};
+
+use super::{
+    Actual, Node,
+    expression::{expression, list, name, order},
+};
+use crate::{
+    operators::{ShardFragmentExec, scatter::SHARD_TIME, table::ScanNote},
+    route::Path,
+};
+
+/// Columns and expressions that are listed at the most.
+const LISTED_MAX: usize = 20;
+
+/// The tree of a plan.
+pub fn tree(plan: &Arc<dyn ExecutionPlan>, analyze: bool) -> Node {
+    build(plan, &[plan], analyze)
+}
+
+/// The node of an operator. `executed` are its instances that ran: itself in the gateway, one for each shard in a fragment.
+fn build(
+    plan: &Arc<dyn ExecutionPlan>,
+    executed: &[&Arc<dyn ExecutionPlan>],
+    analyze: bool,
+) -> Node {
+    if let Some(fragment) = plan.downcast_ref::<ShardFragmentExec>() {
+        return shard_fragment(fragment, analyze);
+    }
+    let below = |number: usize| {
+        let executed: Vec<_> =
+            executed.iter().filter_map(|run| run.children().get(number).copied()).collect();
+        plan.children().get(number).map(|child| build(child, &executed, analyze))
+    };
+    if plan.is::<CooperativeExec>()
+        && let Some(only) = below(0)
+    {
+        return only;
+    }
+    let (node_type, name, details) = describe(plan.as_ref());
+    Node {
+        name,
+        node_type,
+        details,
+        actual: analyze.then(|| actual(executed)),
+        shards: vec![],
+        children: (0..plan.children().len()).filter_map(below).collect(),
+    }
+}
+
+fn actual(executed: &[&Arc<dyn ExecutionPlan>]) -> Actual {
+    let metrics: Vec<MetricsSet> = executed.iter().filter_map(|run| run.metrics()).collect();
+    let nanos: usize = metrics.iter().filter_map(MetricsSet::elapsed_compute).sum();
+    Actual {
+        rows: metrics.iter().filter_map(MetricsSet::output_rows).sum(),
+        time: Some(Duration::from_nanos(nanos as u64)),
+    }
+}
+
+fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool) -> Node {
+    let executed: Vec<_> = fragment.executed().filter_map(|(_, plan)| plan).collect();
+    let metrics = fragment.metrics().filter(|_| analyze).unwrap_or_default();
+    let shards: Vec<(ShardId, Actual)> = if analyze {
+        let shards = fragment.shards().iter().enumerate();
+        shards.map(|(partition, shard)| (*shard, of_partition(&metrics, partition))).collect()
+    } else {
+        vec![]
+    };
+    let numbers = fragment.shards().iter().map(|shard| shard.to_string());
+    Node {
+        name: "ShardFragment".to_owned(),
+        node_type: "Custom Scan",
+        details: vec![("shards", list(numbers))],
+        actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
+        shards,
+        children: vec![build(fragment.fragment(), &executed, analyze)],
+    }
+}
+
+/// What one shard answered, and how long it took from the request to the last row.
+fn of_partition(metrics: &MetricsSet, partition: usize) -> Actual {
+    let own = || metrics.iter().filter(|metric| metric.partition() == Some(partition));
+    let sum = |name: &str| -> usize {
+        own().filter(|metric| metric.value().name() == name).map(|m| m.value().as_usize()).sum()
+    };
+    Actual { rows: sum("output_rows"), time: Some(Duration::from_nanos(sum(SHARD_TIME) as u64)) }
+}
+
+type Description = (&'static str, String, Vec<(&'static str, String)>);
+
+fn describe(plan: &dyn ExecutionPlan) -> Description {
+    scan(plan)
+        .or_else(|| one_input(plan))
+        .or_else(|| merge(plan))
+        .or_else(|| join(plan))
+        .unwrap_or_else(|| other(plan))
+}
+
+fn described(
+    node_type: &'static str,
+    name: &str,
+    details: Vec<(&'static str, String)>,
+) -> Option<Description> {
+    Some((node_type, name.to_owned(), details))
+}
+
+fn scan(plan: &dyn ExecutionPlan) -> Option<Description> {
+    let scan = plan.downcast_ref::<TableScanExec>()?;
+    let spec = &scan.partitions().first()?.spec;
+    let mut details = vec![("", spec.table.name.clone())];
+    let mut node_type = "Seq Scan";
+    if let Some(note) = scan.note().downcast_ref::<ScanNote>() {
+        details.push(("route", note.route.to_string()));
+        details.push(("access", note.route.path.to_string()));
+        if !matches!(note.route.path, Path::Full | Path::Slots(_)) {
+            node_type = "Index Scan";
+        }
+    }
+    let columns = spec.columns.iter().filter_map(|position| spec.table.columns.get(*position));
+    details.push(("columns", listed(columns.map(|column| column.name.clone()))));
+    details.extend(spec.limit.map(|limit| ("limit", limit.to_string())));
+    described(node_type, "TableScan", details)
+}
+
+fn one_input(plan: &dyn ExecutionPlan) -> Option<Description> {
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        let limit = filter.fetch().map(|limit| ("limit", limit.to_string()));
+        let details = [("", expression(filter.predicate()))].into_iter().chain(limit);
+        return described("Result", "Filter", details.collect());
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let outputs = projection.expr().iter().map(|output| aliased(&output.expr, &output.alias));
+        return described("Result", "Project", vec![("columns", listed(outputs))]);
+    }
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        return described("Aggregate", "Aggregate", aggregate_details(aggregate));
+    }
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        let order = ("order", order(sort.expr()));
+        return match sort.fetch() {
+            Some(k) => described("Sort", "TopK", vec![("k", k.to_string()), order]),
+            None => described("Sort", "Sort", vec![order]),
+        };
+    }
+    if let Some(limit) = plan.downcast_ref::<LocalLimitExec>() {
+        return described("Limit", "Limit", vec![("limit", limit.fetch().to_string())]);
+    }
+    if let Some(limit) = plan.downcast_ref::<GlobalLimitExec>() {
+        let fetch = limit.fetch().map(|fetch| ("limit", fetch.to_string()));
+        let skip = (limit.skip() > 0).then(|| ("offset", limit.skip().to_string()));
+        return described("Limit", "Limit", fetch.into_iter().chain(skip).collect());
+    }
+    let windows = plan
+        .downcast_ref::<WindowAggExec>()
+        .map(WindowAggExec::window_expr)
+        .or_else(|| plan.downcast_ref::<BoundedWindowAggExec>().map(|plan| plan.window_expr()))?;
+    let windows = windows.iter().map(|window| name(window.name()));
+    described("WindowAgg", "Window", vec![("functions", listed(windows))])
+}
+
+/// Operators that bring the shards' streams together in the gateway.
+fn merge(plan: &dyn ExecutionPlan) -> Option<Description> {
+    if let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>() {
+        let order = ("order", order(merge.expr()));
+        return match merge.fetch() {
+            Some(k) => described("Gather Merge", "TopKMerge", vec![("k", k.to_string()), order]),
+            None => described("Gather Merge", "OrderedMerge", vec![order]),
+        };
+    }
+    let gather = plan.downcast_ref::<CoalescePartitionsExec>()?;
+    let limit = gather.fetch().map(|limit| ("limit", limit.to_string()));
+    described("Gather", "Gather", limit.into_iter().collect())
+}
+
+fn join(plan: &dyn ExecutionPlan) -> Option<Description> {
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        let pairs = join.on().iter();
+        let on = pairs.map(|(left, right)| format!("{} = {}", expression(left), expression(right)));
+        let mut details = vec![("", kind(join.join_type())), ("on", list(on))];
+        details.extend(join.filter().map(|filter| ("filter", expression(filter.expression()))));
+        return described("Hash Join", "HashJoin", details);
+    }
+    if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
+        let mut details = vec![("", kind(join.join_type()))];
+        details.extend(join.filter().map(|filter| ("filter", expression(filter.expression()))));
+        return described("Nested Loop", "NestedLoopJoin", details);
+    }
+    plan.is::<CrossJoinExec>().then(|| ("Nested Loop", "CrossJoin".to_owned(), vec![]))
+}
+
+fn kind(join: &JoinType) -> String {
+    join.to_string().to_lowercase()
+}
+
+fn other(plan: &dyn ExecutionPlan) -> Description {
+    let known = if plan.is::<EmptyExec>() {
+        described("Result", "Empty", vec![("", "no row can match".to_owned())])
+    } else if plan.is::<PlaceholderRowExec>() {
+        described("Result", "OneRow", vec![])
+    } else if plan.is::<UnionExec>() {
+        described("Append", "Union", vec![])
+    } else {
+        None
+    };
+    known.unwrap_or_else(|| {
+        let name = plan.name().strip_suffix("Exec").unwrap_or(plan.name());
+        // The operator's own words, without its name in front.
+        let line = DisplayableExecutionPlan::new(plan).one_line().to_string();
+        let words =
+            line.trim().strip_prefix(plan.name()).unwrap_or("").trim_start_matches(':').trim();
+        let details = if words.is_empty() { vec![] } else { vec![("", words.to_owned())] };
+        ("Result", name.to_owned(), details)
+    })
+}
+
+fn aggregate_details(aggregate: &AggregateExec) -> Vec<(&'static str, String)> {
+    let mode = match aggregate.mode() {
+        AggregateMode::Partial => "partial",
+        AggregateMode::Final | AggregateMode::FinalPartitioned => "final",
+        AggregateMode::Single | AggregateMode::SinglePartitioned => "whole",
+        _ => "partial",
+    };
+    let mut details = vec![("mode", mode.to_owned())];
+    let groups = aggregate.group_expr();
+    if !groups.is_empty() {
+        let groups = groups.expr().iter().map(|(expr, alias)| match expr.is::<Column>() {
+            true => expression(expr),
+            false if mode == "final" => name(alias),
+            false => expression(expr),
+        });
+        details.push(("groups", listed(groups)));
+    }
+    if !aggregate.aggr_expr().is_empty() {
+        let calls = aggregate.aggr_expr().iter().map(|call| aggregate_call(call));
+        details.push(("aggregates", listed(calls)));
+    }
+    details
+}
+
+fn aggregate_call(call: &AggregateFunctionExpr) -> String {
+    let args: Vec<String> = call.expressions().iter().map(expression).collect();
+    let distinct = if call.is_distinct() { "DISTINCT " } else { "" };
+    format!("{}({distinct}{})", call.fun().name(), args.join(", "))
+}
+
+fn aliased(expr: &Arc<dyn PhysicalExpr>, alias: &str) -> String {
+    let text = expression(expr);
+    let alias = name(alias);
+    if text == alias { text } else { format!("{text} AS {alias}") }
+}
+
+fn listed(items: impl Iterator<Item = String>) -> String {
+    let mut items: Vec<String> = items.collect();
+    let more = items.len().saturating_sub(LISTED_MAX);
+    if more > 0 {
+        items.truncate(LISTED_MAX);
+        items.push(format!("and {more} more"));
+    }
+    list(items)
+}
