@@ -31,7 +31,7 @@ pub(super) const BATCH_HEADER_BYTES: usize = 56;
 pub(super) const BATCH_ALIGN: usize = 8;
 /// `len u32, term u64` before each payload.
 pub(super) const ENTRY_HEADER_BYTES: usize = 12;
-/// What one body can be: the largest entry, or many small ones (`group_commit::BATCH_BYTES`), which are fewer.
+/// What one body can be: the largest entry, or many small ones (`append::BATCH_BYTES`), which are fewer.
 const BODY_BYTES_MAX: usize = ENTRY_BYTES_MAX + ENTRY_HEADER_BYTES + BATCH_ALIGN;
 
 /// Identity of one log, in every file of it. A copy that lives its own life should get its own.

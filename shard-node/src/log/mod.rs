@@ -35,7 +35,17 @@ mod metadata;
 
 mod recovery;
 
+mod segmented;
+
+mod append;
+
 mod group_commit;
+
+mod read;
+
+mod retire;
+
+mod filler;
 
 #[cfg(test)]
 mod tests;
@@ -54,8 +64,8 @@ use cortex_shard_api::ids::{LogIndex, Term};
 pub use error::LogError;
 pub use files::{DirLock, DiskFiles, LogFile, LogFiles};
 pub use format::{ENTRY_BYTES_MAX, LogId};
-pub use group_commit::SegmentedLog;
 pub use recovery::OpenReport;
+pub use segmented::SegmentedLog;
 
 /// One entry: what a shard does, in order. The payload belongs to `txn`.
 #[derive(Clone, Debug, PartialEq, Eq)]
