@@ -10,6 +10,7 @@ use crate::{registry::ArgType, session::EvalContext};
 
 pub(crate) mod arithmetic;
 pub(crate) mod array;
+pub(crate) mod calendar;
 pub(crate) mod compare;
 pub(crate) mod datetime;
 pub(crate) mod formatting;

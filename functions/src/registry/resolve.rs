@@ -5,7 +5,7 @@
 use cortex_shard_api::SqlType;
 
 use super::{
-    CastContext, ResolveError, can_cast, casts, common_type,
+    CastContext, ResolveError, can_cast, common_type,
     facts::{Kind, Operator, Procedure, facts},
     types::{ArgType, category, is_preferred},
 };
@@ -33,7 +33,7 @@ pub(super) fn function(
     let candidates = facts()
         .named(name)
         .filter(|procedure| kinds.contains(&procedure.kind))
-        .flat_map(|procedure| expand(procedure, args.len()))
+        .flat_map(|procedure| expand(procedure, args))
         .collect::<Vec<_>>();
     let chosen = match exact(&candidates, args) {
         Some(position) => position,
@@ -64,12 +64,14 @@ fn names(args: &[SqlType]) -> String {
     args.iter().map(|ty| ty.sql_name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The forms of a procedure that take `n` arguments: as it is, with defaults left out, or with its variadic part repeated.
-fn expand(procedure: &'static Procedure, n: usize) -> Vec<Candidate<'static, Procedure>> {
-    let declared = procedure.args.len();
+/// The forms of a procedure that take a call's arguments: as it is, with defaults left out, or with its variadic part repeated.
+fn expand(procedure: &'static Procedure, args: &[SqlType]) -> Vec<Candidate<'static, Procedure>> {
+    let (declared, n) = (procedure.args.len(), args.len());
     let mut forms = Vec::new();
-    let any_variadic = procedure.variadic == 2276;
-    if !any_variadic && n <= declared && n + procedure.defaults >= declared {
+    // The array itself in a variadic place is `VARIADIC array` to Postgres.
+    let plain = procedure.variadic == 0
+        || (procedure.variadic != ANY_OID && args.last().is_some_and(|ty| ty.element().is_some()));
+    if plain && n <= declared && n + procedure.defaults >= declared {
         forms.push(Candidate {
             item: procedure,
             args: procedure.args[..n].to_vec(),
@@ -85,6 +87,9 @@ fn expand(procedure: &'static Procedure, n: usize) -> Vec<Candidate<'static, Pro
     }
     forms
 }
+
+/// The pseudo-type "any".
+const ANY_OID: u32 = 2276;
 
 /// Chooses an operator; `left` is `None` for prefix operators.
 pub(super) fn operator(
@@ -410,9 +415,4 @@ fn concrete(
         }
         ArgType::AnyCompatibleArray => array_of(types.compatible.ok_or_else(undetermined)?),
     }
-}
-
-/// Whether two types are the same on disk and in memory, so that a cast between them costs nothing.
-pub(crate) fn same_representation(from: SqlType, to: SqlType) -> bool {
-    from == to || casts::pathway(from, to, CastContext::Explicit) == Some(casts::Pathway::Relabel)
 }

@@ -15,7 +15,7 @@ use crate::{
 mod cast;
 
 pub use cast::cast;
-pub(crate) use cast::cast_value;
+pub(crate) use cast::{cast_value, midnight};
 
 /// Nesting of scalar expressions at the most.
 pub const DEPTH_MAX: usize = 1000;

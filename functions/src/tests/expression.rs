@@ -250,6 +250,11 @@ impl Reader<'_> {
         let name = name.trim_matches('"').to_owned();
         let mut args = Vec::new();
         if self.eat("(") && !self.eat(")") {
+            if name == "extract" {
+                let unit = self.type_name();
+                args.push((Datum::Text(unit.into()), SqlType::Text));
+                self.eat("from");
+            }
             loop {
                 args.push(self.expression()?);
                 if !self.eat(",") {
