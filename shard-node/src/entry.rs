@@ -27,7 +27,8 @@ const TAG_DELETE: u8 = 0x80;
 pub(crate) const HEADER_BYTES: usize = 2;
 
 /// Where a chunk or batch is cut: big enough to be written at disk speed, small enough to be held several times.
-pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+/// Tests cut small, so that big transactions stay quick.
+pub(crate) const CHUNK_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 
 /// A decoded entry. Keys and values are slices of the payload.
 #[derive(Debug)]

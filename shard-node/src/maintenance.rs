@@ -61,10 +61,11 @@ impl Maintenance {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let is_due = self.core.log_bytes.load(Ordering::Relaxed) >= self.checkpoint_log_bytes;
-            if is_due && self.core.storage.is_persistent() {
-                if let Err(error) = self.checkpoint() {
-                    tracing::warn!(shard = %self.core.id, %error, "no checkpoint was taken");
-                }
+            if is_due
+                && self.core.storage.is_persistent()
+                && let Err(error) = self.checkpoint()
+            {
+                tracing::warn!(shard = %self.core.id, %error, "no checkpoint was taken");
             }
         }
     }

@@ -190,14 +190,16 @@ fn read_file(files: &dyn LogFiles, name: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Opens the state; told whether a checkpoint says that there is one.
+pub(crate) type OpenStorage = Box<dyn FnOnce(bool) -> Result<Box<dyn Storage>, StorageError>>;
+
 /// The pieces a shard is made of; tests bring their own.
 pub(crate) struct Parts {
     /// The shard's directory, for FORMAT and CHECKPOINT.
     pub files: Arc<dyn LogFiles>,
     pub log_files: Arc<dyn LogFiles>,
     pub log_options: LogOptions,
-    /// Opens the state; told whether a checkpoint says that there is one.
-    pub storage: Box<dyn FnOnce(bool) -> Result<Box<dyn Storage>, StorageError>>,
+    pub storage: OpenStorage,
 }
 
 impl Parts {

@@ -146,7 +146,7 @@ impl Batches {
             let row = row?;
             self.builder.push(&row.key, row.version, &row.value)?;
         }
-        if self.builder.len() == 0 {
+        if self.builder.is_empty() {
             return Ok(None);
         }
         Ok(Some(self.builder.finish()?))

@@ -40,15 +40,20 @@ struct Shared {
 pub(crate) struct MemoryStorage(Arc<Shared>);
 
 impl MemoryStorage {
-    /// What would be left after a crash: the last flush.
+    /// What a crash may leave: of each keyspace the last flush, or something newer up to now.
     #[cfg(test)]
-    pub(crate) fn crash(&self) -> MemoryStorage {
+    pub(crate) fn crash(&self, seed: u64) -> MemoryStorage {
         let storage = MemoryStorage::default();
-        if let Some(maps) = self.0.flushed.lock().clone() {
-            *storage.0.maps.write() = maps.clone();
-            *storage.0.flushed.lock() = Some(maps);
-            storage.0.sequence.store(self.0.sequence.load(Ordering::Acquire), Ordering::Release);
+        let flushed = self.0.flushed.lock().clone();
+        let mut maps = flushed.clone().unwrap_or_default();
+        let newest = self.0.maps.read();
+        for (position, (map, newest)) in maps.iter_mut().zip(newest.iter()).enumerate() {
+            if flushed.is_some() && seed >> position & 1 == 1 {
+                *map = newest.clone();
+            }
         }
+        *storage.0.maps.write() = maps;
+        storage.0.sequence.store(self.0.sequence.load(Ordering::Acquire), Ordering::Release);
         storage
     }
 

@@ -92,11 +92,6 @@ impl KeyRange {
     pub(crate) fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
     }
-
-    #[cfg(test)]
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        key >= &self.start[..] && self.end.as_ref().is_none_or(|end| key < &end[..])
-    }
 }
 
 /// Names a moment; everything applied before it is on disk once `is_flushed` says so.

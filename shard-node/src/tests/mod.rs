@@ -2,6 +2,18 @@
 
 mod basics;
 
+mod concurrency;
+
+mod crash;
+
+mod disk;
+
+mod foreign_keys;
+
+mod locks;
+
+mod model;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

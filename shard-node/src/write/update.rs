@@ -34,6 +34,9 @@ pub(super) struct KeyedUpdate<'a> {
     pub parameters: &'a [Datum],
 }
 
+/// A row's key with the version that the statement saw.
+type SeenKey = (Bytes, LogIndex);
+
 /// Rows as they are now, or the news that they are not what the statement saw.
 enum Seen {
     Rows(Vec<StoredRow>),
@@ -123,7 +126,7 @@ impl Statement<'_> {
         rows: Vec<T>,
         keys: Vec<(Bytes, LogIndex)>,
         key_of: impl Fn(&T) -> &Bytes,
-    ) -> Result<(Vec<T>, Vec<(Bytes, LogIndex)>), ShardError> {
+    ) -> Result<(Vec<T>, Vec<SeenKey>), ShardError> {
         let mut seen = std::collections::HashSet::with_capacity(keys.len());
         let mut kept = Vec::with_capacity(rows.len());
         let mut kept_keys = Vec::with_capacity(keys.len());
