@@ -28,6 +28,11 @@ mod encode;
 
 /// The durable catalog, schema changes, and the relations that show it.
 pub mod catalog;
+/// Query text to statements.
+pub mod parse;
+
+/// Statements executed: the SQL side of a session.
+pub mod exec;
 
 /// Errors with SQLSTATE, as clients see them.
 pub mod error;

@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use cortex_gateway::{
     config::{Config, Flags},
-    run::{self, OpenRequest, Opened, say},
+    embedded,
+    run::{self, say},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -55,13 +56,7 @@ fn start(flags: Flags) -> Result<()> {
         .thread_name("cortexdb")
         .thread_stack_size(STACK_BYTES)
         .build()?;
-    let result = runtime.block_on(run::run(config, open));
+    let result = runtime.block_on(run::run(config, embedded::open));
     runtime.shutdown_timeout(END_TIMEOUT);
     result
-}
-
-/// The database behind this process: embedded shards.
-async fn open(request: OpenRequest) -> Result<Opened> {
-    // Due when `embedded` lands: `cortex_gateway::embedded::Embedded::start(request).await`.
-    anyhow::bail!("{}: this build has no shards", request.data_dir.path.display())
 }

@@ -1,0 +1,119 @@
+//! Gateway and shards in one process.
+//!
+//! The only place that knows that a shard is in the same process: everything else has `ShardClient`s. Shard 0 is the meta
+//! shard, 1 to N hold rows; each has its directory under the data directory.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use cortex_shard_api::{ShardId, client::ShardClient};
+use cortex_shard_node::{Shard, ShardConfig};
+use futures::FutureExt;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::{
+    catalog::CatalogStore,
+    exec::gateway::{Gateway, Service, Shards},
+    run::{OpenRequest, Opened, say},
+};
+
+/// Replaying fewer entries than this is not worth a line.
+const REPLAY_WORTH_SAYING: u64 = 1;
+
+/// Planning of nested queries recurses; unused stack costs nothing.
+const QUERY_STACK_BYTES: usize = 32 << 20;
+
+/// A query that does not end with its connection is left behind after this.
+const QUERIES_END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens every shard and the catalog.
+pub async fn open(request: OpenRequest) -> Result<Opened> {
+    let n_shards = request.data_dir.shards;
+    let directory = request.data_dir.path.clone();
+    let shards = tokio::task::spawn_blocking(move || open_shards(&directory, n_shards))
+        .await
+        .context("opening the shards")??;
+    let clients = |shards: &[Arc<Shard>]| -> Vec<Arc<dyn ShardClient>> {
+        shards.iter().map(|shard| shard.clone() as Arc<dyn ShardClient>).collect()
+    };
+    let all = clients(&shards);
+    let (meta, data) = all.split_first().ok_or_else(|| anyhow!("there is no meta shard"))?;
+    let store = CatalogStore::open(meta.clone(), data.to_vec()).await.map_err(|e| anyhow!("{e}"))?;
+    let store = Arc::new(store);
+    let queries = query_runtime()?;
+    let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());
+    let gateway = Arc::new(gateway);
+    if let Some(verifier) = request.initial_verifier {
+        set_initial_password(&gateway, verifier).await?;
+    }
+    let data_dir = request.data_dir;
+    let close = move || {
+        async move {
+            queries.end();
+            for shard in shards {
+                shard.shutdown().await?;
+            }
+            // The directory is another process's to claim only when its shards are closed.
+            drop(data_dir);
+            Ok(())
+        }
+        .boxed()
+    };
+    Ok(Opened { service: Arc::new(Service(gateway)), close: Box::new(close) })
+}
+
+/// Opens shards 0 to n, one after the other: each is bound by the disk.
+fn open_shards(directory: &Path, n_shards: u32) -> Result<Vec<Arc<Shard>>> {
+    let mut shards = Vec::new();
+    for id in 0..=n_shards {
+        let name = if id == 0 { "meta".to_owned() } else { format!("shard-{id}") };
+        let config = ShardConfig::new(ShardId(id), directory.join(&name));
+        let (shard, report) = Shard::open(config).with_context(|| format!("cannot open {name}"))?;
+        if report.n_replayed >= REPLAY_WORTH_SAYING {
+            say(format_args!(
+                "  {name}: {} log entries replayed in {:.1} s",
+                report.n_replayed, report.seconds
+            ));
+        }
+        shards.push(shard);
+    }
+    Ok(shards)
+}
+
+/// The runtime of analytic queries.
+struct Queries {
+    handle: Handle,
+    /// `None` once it was taken to be ended.
+    runtime: Option<Runtime>,
+}
+
+impl Queries {
+    /// Ends it without blocking the thread that asks.
+    fn end(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            std::thread::spawn(move || runtime.shutdown_timeout(QUERIES_END_TIMEOUT));
+        }
+    }
+}
+
+impl Drop for Queries {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn query_runtime() -> Result<Queries> {
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("cortexdb-query")
+        .thread_stack_size(QUERY_STACK_BYTES)
+        .build()?;
+    Ok(Queries { handle: runtime.handle().clone(), runtime: Some(runtime) })
+}
+
+/// `POSTGRES_PASSWORD` of a new data directory becomes role postgres's.
+async fn set_initial_password(gateway: &Arc<Gateway>, verifier: String) -> Result<()> {
+    gateway.store.set_role_password("postgres", verifier).await.map_err(|error| anyhow!("{error}"))
+}

@@ -1,0 +1,208 @@
+//! Schema changes: driven through the session's `CatalogTransaction`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cortex_functions::session::EvalContext;
+use cortex_planner::{
+    bind::{
+        Binder,
+        ddl::{
+            DdlCommand,
+            plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement},
+        },
+        write::{BoundConflict, BoundInsert, BoundWrite, InsertSource},
+    },
+    catalog::{Catalog, Namespace},
+};
+use cortex_shard_api::{
+    Datum, Oid, ScalarExpr,
+    client::RequestContext,
+    value::text,
+};
+use futures::StreamExt;
+use sqlparser::ast::{Query, Statement};
+
+use super::{
+    gateway::Gateway,
+    plan::QueryPlan,
+    query::{QueryRun, physical_plan},
+    rows::BatchRows,
+    session::Session,
+    session_functions::SessionHandle,
+    settings::Settings,
+};
+use crate::{
+    catalog::{CatalogTransaction, DdlContext, DdlHost, DdlOutcome},
+    error::PgError,
+    parse::{self, Ast},
+    session::auth::scram_verifier,
+    statement::Execution,
+};
+
+impl Session {
+    pub async fn run_ddl(
+        &mut self,
+        command: &DdlCommand,
+        sql: &Arc<str>,
+    ) -> Result<Execution, PgError> {
+        self.refuse_in_read_only(command.tag())?;
+        let outcome = self.change_schema(command).await?;
+        self.notices.extend(outcome.notices);
+        if let (DdlCommand::CreateTable(table), Some(created)) = (command, outcome.created)
+            && let Some(query) = &table.as_query
+            && query.with_data
+        {
+            return self.fill_table(created, &query.query, sql).await;
+        }
+        Ok(Execution::Command(outcome.tag.to_owned()))
+    }
+
+    /// One command inside the session's transaction.
+    async fn change_schema(&mut self, command: &DdlCommand) -> Result<DdlOutcome, PgError> {
+        let transaction = self.ensure_transaction();
+        transaction.next_mark();
+        let (txn, mark) = (transaction.id, transaction.mark);
+        let mut ddl = match self.ddl.take() {
+            Some(ddl) => ddl,
+            None => {
+                let store = self.gateway.store.clone();
+                CatalogTransaction::begin(store, self.settings.lock_timeout()).await?
+            }
+        };
+        let request = RequestContext { txn: Some(txn), mark, ..self.request_base() };
+        let eval = self.eval_context();
+        let catalog = ddl.catalog().clone();
+        let namespace = self.namespace_of(&catalog);
+        let shards = self.gateway.shards.data();
+        let host = Host {
+            gateway: self.gateway.clone(),
+            functions: self.functions.clone(),
+            settings: self.settings.clone(),
+            eval: Arc::new(eval.clone()),
+            request: request.clone(),
+        };
+        let binder = cortex_planner::bind::ddl::StatementBinder::new(&eval.settings);
+        let setting = |name: &str| self.settings.get(name).unwrap_or_default();
+        let role = catalog.role_by_name(&self.user).map_or(Oid::INVALID, |role| role.oid);
+        let environment = DdlEnvironment {
+            search_path: &namespace.search_path,
+            system: &namespace.system,
+            binder: &binder,
+            eval: &eval,
+            current_role: role,
+            shards: &shards,
+            default_shard_by: match setting("cortex.default_shard_by").as_str() {
+                "primary_key" => DefaultShardBy::PrimaryKey,
+                _ => DefaultShardBy::Home,
+            },
+            schema_placement: match setting("cortex.schema_placement").as_str() {
+                "round_robin" => SchemaPlacement::RoundRobin,
+                _ => SchemaPlacement::Home,
+            },
+            password_verifier: &scram_verifier,
+        };
+        let context = DdlContext { request, environment, host: &host };
+        let outcome = ddl.execute(command, &context).await;
+        let reached: Vec<_> = ddl.shards().collect();
+        self.ddl = Some(ddl);
+        if let Some(transaction) = &mut self.transaction {
+            reached.into_iter().for_each(|shard| transaction.touch(shard));
+        }
+        outcome
+    }
+
+    /// CREATE TABLE ... AS: the rows of the query into the new table.
+    async fn fill_table(
+        &mut self,
+        created: Oid,
+        query: &Query,
+        sql: &Arc<str>,
+    ) -> Result<Execution, PgError> {
+        let namespace = self.namespace();
+        let settings = self.eval_context().settings;
+        let mut binder = Binder::new(&namespace, &settings, sql.clone(), Vec::new());
+        let bound = binder.bind_query(query)?;
+        let Some(table) = namespace.catalog.tables.get(&created).cloned() else {
+            return Err(PgError::internal("the new table is not in the catalog"));
+        };
+        let row = bound.columns.iter().enumerate();
+        let row = row.map(|(position, column)| ScalarExpr::Column { position, ty: column.ty });
+        let insert = BoundInsert {
+            table,
+            source: InsertSource::Query { row: row.collect(), query: Box::new(bound) },
+            on_conflict: BoundConflict::Fail,
+            returning: None,
+        };
+        let written = self
+            .run_write(&BoundWrite::Insert(insert), &[], Arc::from(Vec::<Datum>::new()), false)
+            .await?;
+        match written {
+            Execution::Command(tag) => {
+                let rows = tag.rsplit(' ').next().unwrap_or("0").to_owned();
+                Ok(Execution::Command(format!("SELECT {rows}")))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+/// Runs the queries that check existing rows, inside the session's transaction.
+struct Host {
+    gateway: Arc<Gateway>,
+    functions: Arc<SessionHandle>,
+    settings: Settings,
+    eval: Arc<EvalContext>,
+    request: RequestContext,
+}
+
+#[async_trait]
+impl DdlHost for Host {
+    async fn first_row(
+        &self,
+        catalog: &Arc<Catalog>,
+        sql: &str,
+    ) -> Result<Option<Vec<Option<String>>>, PgError> {
+        let query = self.bind(catalog, sql)?;
+        let run =
+            QueryRun::new(&self.gateway, &self.settings, self.eval.clone(), self.request.clone())?;
+        let physical = physical_plan(&run, &query, &[], &[]).await?;
+        let mut batches = run.stream(physical)?;
+        let types: Vec<_> = query.bound.columns.iter().map(|column| column.ty.ty).collect();
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let row = BatchRows::new(&batch, &types).row(0)?;
+            let printed = row.iter().zip(&types).map(|(value, ty)| {
+                let mut shown = String::new();
+                text::format(value, *ty, &self.eval.settings, &mut shown);
+                (!matches!(value, Datum::Null)).then_some(shown)
+            });
+            return Ok(Some(printed.collect()));
+        }
+        Ok(None)
+    }
+}
+
+impl Host {
+    /// The query over a version of the catalog that is not published yet.
+    fn bind(&self, catalog: &Arc<Catalog>, sql: &str) -> Result<QueryPlan, PgError> {
+        let parsed = parse::parse(sql)?;
+        let Some(Ast::Sql(statement)) = parsed.first().map(|parsed| &*parsed.ast) else {
+            return Err(PgError::internal("a validation query that is no query"));
+        };
+        let Statement::Query(query) = &**statement else {
+            return Err(PgError::internal("a validation query that is no query"));
+        };
+        let namespace = Namespace {
+            catalog: catalog.clone(),
+            search_path: self.settings.search_path(),
+            system: self.functions.system_relations(catalog),
+        };
+        let settings = self.eval.settings.clone();
+        let mut binder = Binder::new(&namespace, &settings, sql.into(), Vec::new());
+        Ok(QueryPlan::new(binder.bind_query(query)?))
+    }
+}

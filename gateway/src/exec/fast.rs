@@ -1,0 +1,104 @@
+//! The fast path of reads: one row by primary key, without DataFusion and Arrow.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cortex_functions::{scalar, session::EvalContext};
+use cortex_planner::bind::fast::FastSelect;
+use cortex_shard_api::{
+    Datum, ScalarExpr,
+    client::{GetRequest, Key, Row},
+    descriptor::{Placement, TableDescriptor},
+    key, row,
+};
+
+use super::session::Session;
+use crate::{
+    error::PgError,
+    statement::{Execution, RowSource, RowsTag},
+};
+
+/// Statements that took the fast path, in this process: a test compares it with the number of DataFusion plans.
+pub static FAST_STATEMENTS: AtomicU64 = AtomicU64::new(0);
+
+impl Session {
+    pub async fn run_fast_select(
+        &mut self,
+        fast: &FastSelect,
+        parameters: &[Datum],
+    ) -> Result<Execution, PgError> {
+        FAST_STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        let eval = self.eval_context();
+        let table = &fast.table.descriptor;
+        let rows = match primary_key(&fast.key, parameters, &eval, table)? {
+            Some(key) => self.get_row(fast, key, parameters, &eval).await?,
+            None => Vec::new(),
+        };
+        Ok(Execution::Rows {
+            columns: fast.columns.clone(),
+            rows: RowSource::Rows(rows.into_iter()),
+            tag: RowsTag::Select,
+        })
+    }
+
+    async fn get_row(
+        &self,
+        fast: &FastSelect,
+        key: Key,
+        parameters: &[Datum],
+        eval: &EvalContext,
+    ) -> Result<Vec<Row>, PgError> {
+        let table = &fast.table.descriptor;
+        let shard = match &table.placement {
+            Placement::Home(shard) => *shard,
+            Placement::Reference(_) | Placement::Hash { .. } | Placement::Range { .. } => {
+                key::shard_of_key(table, &key)
+            }
+        };
+        let request =
+            GetRequest { context: self.read_base(), table: table.clone(), keys: vec![key] };
+        let found = self.gateway.shards.get(shard)?.get(request).await?;
+        let Some(Some(stored)) = found.into_iter().next() else { return Ok(Vec::new()) };
+        if let (Some(columns), None) = (&fast.plain_columns, &fast.predicate) {
+            return Ok(vec![row::decode_columns(table, &stored.value, columns)?]);
+        }
+        let full = row::decode(table, &stored.value)?;
+        if let Some(predicate) = &fast.predicate
+            && !is_true(&scalar::evaluate(predicate, &full, parameters, eval)?)
+        {
+            return Ok(Vec::new());
+        }
+        let values = fast.projection.iter().map(|it| scalar::evaluate(it, &full, parameters, eval));
+        Ok(vec![values.collect::<Result<Row, _>>()?])
+    }
+}
+
+pub(super) fn is_true(value: &Datum) -> bool {
+    matches!(value, Datum::Bool(true))
+}
+
+/// The row key of primary key expressions; `None` if one is NULL, which equals nothing.
+pub(super) fn primary_key(
+    exprs: &[ScalarExpr],
+    parameters: &[Datum],
+    eval: &EvalContext,
+    table: &Arc<TableDescriptor>,
+) -> Result<Option<Key>, PgError> {
+    let mut values = Vec::with_capacity(exprs.len());
+    for expr in exprs {
+        let value = match expr {
+            ScalarExpr::Parameter { index, .. } => parameters.get(*index).cloned().unwrap_or_default(),
+            ScalarExpr::Literal { value, .. } => value.clone(),
+            other => scalar::evaluate(other, &[], parameters, eval)?,
+        };
+        if matches!(value, Datum::Null) {
+            return Ok(None);
+        }
+        values.push(value);
+    }
+    Ok(Some(key::row_key_from_primary_key(table, &values)))
+}

@@ -1,0 +1,121 @@
+//! What all sessions of a gateway share, and how sessions are opened.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use cortex_planner::catalog::Catalog;
+use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
+use tokio::runtime::Handle;
+
+use super::{activity::Activities, session::Session, settings::Settings};
+use crate::{
+    catalog::CatalogStore,
+    error::{PgError, SqlState},
+    statement::{LoginRole, SqlService, SqlSession},
+};
+
+/// The one database.
+pub const DATABASE: &str = "postgres";
+
+/// Every shard by id, the meta shard included.
+#[derive(Clone, Debug)]
+pub struct Shards(Arc<BTreeMap<ShardId, Arc<dyn ShardClient>>>);
+
+impl Shards {
+    pub fn new(clients: impl IntoIterator<Item = Arc<dyn ShardClient>>) -> Shards {
+        Shards(Arc::new(clients.into_iter().map(|client| (client.id(), client)).collect()))
+    }
+
+    /// 58000 for a shard that is not there.
+    pub fn get(&self, shard: ShardId) -> Result<Arc<dyn ShardClient>, PgError> {
+        let missing = || ShardError::Unavailable { shard, reason: "it is not registered".to_owned() };
+        self.0.get(&shard).cloned().ok_or_else(|| missing().into())
+    }
+
+    /// Ids of the shards that hold rows, ascending.
+    pub fn data(&self) -> Vec<ShardId> {
+        self.0.keys().copied().filter(|shard| *shard != ShardId::META).collect()
+    }
+
+    pub fn all(&self) -> &BTreeMap<ShardId, Arc<dyn ShardClient>> {
+        &self.0
+    }
+}
+
+/// The gateway as its sessions see it.
+#[derive(Debug)]
+pub struct Gateway {
+    pub(crate) shards: Shards,
+    pub(crate) store: Arc<CatalogStore>,
+    pub(crate) activities: Arc<Activities>,
+    /// Where analytic queries run, so that a long one does not hold up the connections.
+    pub(crate) queries: Handle,
+    next_txn: AtomicU64,
+}
+
+impl Gateway {
+    pub fn new(shards: Shards, store: Arc<CatalogStore>, queries: Handle) -> Gateway {
+        // Transactions of an earlier run are gone from the shards, so their numbers need not be remembered; starting from
+        // the clock keeps numbers in logs apart from run to run.
+        let first = now_micros().unsigned_abs() << 8;
+        Gateway {
+            shards,
+            store,
+            activities: Arc::default(),
+            queries,
+            next_txn: AtomicU64::new(first),
+        }
+    }
+
+    pub(crate) fn next_txn(&self) -> TxnId {
+        TxnId(self.next_txn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.store.current()
+    }
+}
+
+/// Microseconds since 1970-01-01 UTC.
+pub(crate) fn now_micros() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The service that the wire talks to.
+#[derive(Clone, Debug)]
+pub struct Service(pub Arc<Gateway>);
+
+#[async_trait]
+impl SqlService for Service {
+    fn login(&self, user: &str) -> Option<LoginRole> {
+        let catalog = self.0.catalog();
+        let role = catalog.role_by_name(user).filter(|role| role.can_login)?;
+        Some(LoginRole { password: role.password.clone() })
+    }
+
+    async fn open(
+        &self,
+        user: &str,
+        database: &str,
+        process_id: i32,
+        options: &[(String, String)],
+    ) -> Result<Box<dyn SqlSession>, PgError> {
+        if database != DATABASE {
+            return Err(PgError::fatal(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{database}\" does not exist"),
+            )
+            .with_hint(format!("There is one database, \"{DATABASE}\".")));
+        }
+        let settings = Settings::new(user, options)?;
+        Ok(Box::new(Session::new(self.0.clone(), user, process_id, settings)?))
+    }
+}

@@ -1,0 +1,247 @@
+//! A statement bound to the catalog: what Parse makes, what execution runs.
+
+use std::sync::{Arc, OnceLock};
+
+use cortex_planner::{
+    PlanError, PlanErrorKind,
+    bind::{Binder, OutputColumn, ddl::DdlCommand, fast::FastSelect, write::BoundWrite},
+    lower::BoundQuery,
+};
+use cortex_shard_api::{SqlType, TypeMod};
+use datafusion::logical_expr::LogicalPlan;
+use sqlparser::ast::Statement;
+
+use super::session::Session;
+use crate::{
+    error::{PgError, SqlState},
+    parse::{Ast, CopyDirection, CopySource, Parsed, TransactionStatement},
+    statement::Prepared,
+};
+
+/// How a statement runs.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    FastSelect(FastSelect),
+    Query(QueryPlan),
+    Write(BoundWrite),
+    Ddl(DdlCommand),
+    /// Run from the AST: transactions, settings, cursors, COPY, EXPLAIN.
+    Utility,
+    /// EXPLAIN of a statement; its own plan is inside.
+    Explain(Box<PreparedPlan>),
+}
+
+/// A bound query and, from its first execution, DataFusion's optimized plan with the parameters still open.
+#[derive(Debug)]
+pub(crate) struct QueryPlan {
+    pub bound: BoundQuery,
+    pub optimized: OnceLock<LogicalPlan>,
+}
+
+impl QueryPlan {
+    pub fn new(bound: BoundQuery) -> QueryPlan {
+        QueryPlan { bound, optimized: OnceLock::new() }
+    }
+}
+
+/// What `Prepared::plan` holds.
+#[derive(Debug)]
+pub(crate) struct PreparedPlan {
+    pub parsed: Parsed,
+    pub plan: Plan,
+    pub parameters: Vec<SqlType>,
+    /// What it was bound against.
+    catalog_version: u64,
+    in_ddl: bool,
+    search_path: Vec<String>,
+}
+
+impl Plan {
+    /// Whether the statement may run in a failed transaction, because it ends it.
+    pub fn ends_failed_transaction(&self) -> bool {
+        // Utility statements decide for themselves: only COMMIT, ROLLBACK and ROLLBACK TO pass `utility::run`.
+        matches!(self, Plan::Utility)
+    }
+
+    /// Whether several statements up to Sync need a transaction around this one.
+    pub fn wants_transaction(&self) -> bool {
+        !matches!(self, Plan::Utility | Plan::Explain(_))
+    }
+}
+
+impl PreparedPlan {
+    /// The plan behind a prepared statement.
+    pub fn of(prepared: &Prepared) -> Result<&PreparedPlan, PgError> {
+        prepared
+            .plan
+            .downcast_ref::<PreparedPlan>()
+            .ok_or_else(|| PgError::internal("a prepared statement of another session kind"))
+    }
+
+    /// Whether catalog and search path are still those it was bound against.
+    pub fn is_current(&self, session: &Session) -> bool {
+        if matches!(self.plan, Plan::Utility | Plan::Ddl(_)) {
+            return true;
+        }
+        self.in_ddl == session.ddl.is_some()
+            && session.ddl.is_none()
+            && self.catalog_version == session.catalog().version
+            && self.search_path == session.settings.search_path()
+    }
+
+    /// Binds a statement.
+    pub fn bind(
+        session: &mut Session,
+        parsed: &Parsed,
+        parameters: Vec<Option<SqlType>>,
+    ) -> Result<Prepared, PgError> {
+        let bound = PreparedPlan::bind_plan(session, parsed, &parsed.ast, parameters)?;
+        let columns = bound.columns(session)?;
+        Ok(Prepared { parameters: bound.parameters.clone(), columns, plan: Arc::new(bound) })
+    }
+
+    fn bind_plan(
+        session: &mut Session,
+        parsed: &Parsed,
+        ast: &Ast,
+        parameters: Vec<Option<SqlType>>,
+    ) -> Result<PreparedPlan, PgError> {
+        let (plan, parameters) = match ast {
+            Ast::Sql(statement) => bind_statement(session, &parsed.sql, statement, parameters)?,
+            Ast::Ddl(command) => (Plan::Ddl(DdlCommand::clone(command)), Vec::new()),
+            Ast::Explain { statement, .. } => {
+                let inner = PreparedPlan::bind_plan(session, parsed, statement, parameters)?;
+                let parameters = inner.parameters.clone();
+                (Plan::Explain(Box::new(inner)), parameters)
+            }
+            _ => (Plan::Utility, Vec::new()),
+        };
+        let catalog = session.catalog();
+        Ok(PreparedPlan {
+            parsed: parsed.clone(),
+            plan,
+            parameters,
+            catalog_version: catalog.version,
+            in_ddl: session.ddl.is_some(),
+            search_path: session.settings.search_path(),
+        })
+    }
+
+    /// Columns of the answer; `None` for statements without rows.
+    fn columns(&self, session: &Session) -> Result<Option<Arc<[OutputColumn]>>, PgError> {
+        Ok(match &self.plan {
+            Plan::FastSelect(fast) => Some(fast.columns.clone()),
+            Plan::Query(query) => Some(query.bound.columns.clone().into()),
+            Plan::Write(write) => write.returning().map(|returning| returning.columns.clone()),
+            Plan::Ddl(_) => None,
+            Plan::Explain(_) => Some(text_columns(&["QUERY PLAN"])),
+            Plan::Utility => utility_columns(session, &self.parsed.ast)?,
+        })
+    }
+}
+
+/// Text columns of SHOW and EXPLAIN.
+pub(super) fn text_columns(names: &[&str]) -> Arc<[OutputColumn]> {
+    names
+        .iter()
+        .map(|name| OutputColumn {
+            name: (*name).to_owned(),
+            ty: TypeMod::plain(SqlType::Text),
+            source: (0, 0),
+        })
+        .collect()
+}
+
+/// What the utility statements that return rows describe.
+fn utility_columns(
+    session: &Session,
+    ast: &Ast,
+) -> Result<Option<Arc<[OutputColumn]>>, PgError> {
+    Ok(match ast {
+        Ast::Show { name: None } => Some(text_columns(&["name", "setting", "description"])),
+        Ast::Show { name: Some(name) } => {
+            let shown = super::settings::Settings::definition(name).map_or(name.as_str(), |it| it.name);
+            Some(text_columns(&[shown]))
+        }
+        Ast::Fetch { cursor, discard: false, .. } => Some(session.cursors.columns(cursor)?),
+        Ast::Execute { name, .. } => {
+            let prepared = session.named.get(name).ok_or_else(|| no_statement(name))?;
+            prepared.columns.clone()
+        }
+        _ => None,
+    })
+}
+
+/// 26000
+pub(super) fn no_statement(name: &str) -> PgError {
+    PgError::new(
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        format!("prepared statement \"{name}\" does not exist"),
+    )
+}
+
+/// Binds a query or a write, the fast forms first.
+fn bind_statement(
+    session: &mut Session,
+    sql: &Arc<str>,
+    statement: &Statement,
+    parameters: Vec<Option<SqlType>>,
+) -> Result<(Plan, Vec<SqlType>), PgError> {
+    let namespace = session.namespace();
+    let fast_path = session.settings.fast_path();
+    let settings = session.eval_context().settings;
+    let mut binder = Binder::new(&namespace, &settings, sql.clone(), parameters);
+    let plan = match statement {
+        Statement::Query(query) => {
+            let fast = if fast_path { binder.bind_fast_select(query) } else { None };
+            match fast {
+                Some(fast) => Plan::FastSelect(fast),
+                None => Plan::Query(QueryPlan::new(binder.bind_query(query)?)),
+            }
+        }
+        Statement::Insert(insert) => Plan::Write(BoundWrite::Insert(binder.bind_insert(insert)?)),
+        Statement::Update(update) => Plan::Write(binder.bind_update(update, fast_path)?),
+        Statement::Delete(delete) => Plan::Write(binder.bind_delete(delete, fast_path)?),
+        other => {
+            let words: Vec<String> =
+                other.to_string().split_whitespace().take(2).map(str::to_uppercase).collect();
+            return Err(PlanError::unsupported(
+                format!("{} is not supported", words.join(" ")),
+                "COMPAT.md lists the statements that are.",
+            )
+            .into());
+        }
+    };
+    let types = binder.parameter_types();
+    Ok((plan, types))
+}
+
+/// The COPY statement's query as a plan, for COPY (query) TO.
+pub(super) fn bind_copy_query(
+    session: &mut Session,
+    sql: &Arc<str>,
+    statement: &Statement,
+) -> Result<Plan, PgError> {
+    let (plan, parameters) = bind_statement(session, sql, statement, Vec::new())?;
+    if !parameters.is_empty() {
+        return Err(PlanError::new(PlanErrorKind::UndefinedParameter, "there is no parameter $1").into());
+    }
+    Ok(plan)
+}
+
+/// Whether a utility statement may run in a failed transaction.
+pub(super) fn ends_transaction(ast: &Ast) -> bool {
+    matches!(
+        ast,
+        Ast::Transaction(
+            TransactionStatement::Commit { .. }
+                | TransactionStatement::Rollback { .. }
+                | TransactionStatement::RollbackTo(_)
+        )
+    )
+}
+
+/// Whether a COPY reads from the client.
+pub(super) fn is_copy_in(ast: &Ast) -> bool {
+    matches!(ast, Ast::Copy(copy) if copy.direction == CopyDirection::FromStdin && matches!(copy.source, CopySource::Table { .. }))
+}

@@ -1,0 +1,223 @@
+//! Queries on the analytic path: a bound plan through DataFusion to a stream of batches.
+//!
+//! Planning happens on the connection's thread; execution on the query runtime, with a channel of `BATCHES_AHEAD` batches
+//! between, so that a slow client holds back the shards and a dropped stream stops them.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use arrow::record_batch::RecordBatch;
+use cortex_functions::session::{self as eval_context, EvalContext};
+use cortex_planner::{
+    bind::parameters::param_values,
+    operators::{self, Failure, StatementContext, find_error},
+};
+use cortex_shard_api::{Datum, SqlType, client::RequestContext};
+use datafusion::{
+    common::ParamValues,
+    error::DataFusionError,
+    execution::SessionState,
+    logical_expr::LogicalPlan,
+    physical_plan::{ExecutionPlan, execute_stream},
+};
+use futures::{Stream, StreamExt, stream};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
+
+use super::{gateway::Gateway, plan::QueryPlan, session::Session, settings::Settings};
+use crate::{
+    error::{PgError, SqlState},
+    statement::{Execution, RowSource, RowsTag},
+};
+
+/// Batches computed before the client takes them.
+const BATCHES_AHEAD: usize = 2;
+
+/// A stream of batches that the rest of the gateway can hold.
+pub(crate) type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch, PgError>> + Send>>;
+
+/// The surroundings of one query: its snapshot context, its functions' context, DataFusion's state.
+pub(crate) struct QueryRun {
+    pub context: Arc<StatementContext>,
+    pub state: SessionState,
+    queries: Handle,
+}
+
+impl QueryRun {
+    pub fn new(
+        gateway: &Gateway,
+        settings: &Settings,
+        eval: Arc<EvalContext>,
+        base: RequestContext,
+    ) -> Result<QueryRun, PgError> {
+        let shards = gateway.shards.clone();
+        let find = move |shard| shards.get(shard).ok();
+        let context = Arc::new(StatementContext::new(Arc::new(find), base));
+        let batch_rows = usize::try_from(settings.integer("cortex.batch_rows")).unwrap_or(8192);
+        let mut config = operators::session_config(batch_rows);
+        eval_context::install(config.options_mut(), eval);
+        config.set_extension(context.clone());
+        let runtime = operators::runtime(settings.query_memory()).map_err(query_error)?;
+        let state = operators::session_state(config, runtime);
+        Ok(QueryRun { context, state, queries: gateway.queries.clone() })
+    }
+
+    /// Runs a physical plan on the query runtime.
+    pub fn stream(&self, physical: Arc<dyn ExecutionPlan>) -> Result<Batches, PgError> {
+        let task = self.state.task_ctx();
+        let mut batches = {
+            let _guard = self.queries.enter();
+            execute_stream(physical, task).map_err(query_error)?
+        };
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        // Keeps the snapshots open until the last batch is computed.
+        let context = self.context.clone();
+        let worker = self.queries.spawn(async move {
+            let _context = context;
+            while let Some(batch) = batches.next().await {
+                let failed = batch.is_err();
+                if sender.send(batch.map_err(query_error)).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Box::pin(Received { receiver, worker }))
+    }
+}
+
+impl Session {
+    pub fn query_run(&self, base: RequestContext) -> Result<QueryRun, PgError> {
+        QueryRun::new(&self.gateway, &self.settings, Arc::new(self.eval_context()), base)
+    }
+
+    /// SELECT without row locks.
+    pub async fn run_query(
+        &mut self,
+        query: &QueryPlan,
+        types: &[SqlType],
+        parameters: &[Datum],
+    ) -> Result<Execution, PgError> {
+        let base = self.read_base();
+        let run = self.query_run(base)?;
+        let physical = physical_plan(&run, query, types, parameters).await?;
+        let batches = run.stream(physical)?;
+        Ok(Execution::Rows {
+            columns: query.bound.columns.clone().into(),
+            rows: RowSource::Batches(batches),
+            tag: RowsTag::Select,
+        })
+    }
+
+    /// The context of reads: with the transaction, so that they see its own writes.
+    pub fn read_base(&self) -> RequestContext {
+        let txn = self.transaction.as_ref().filter(|it| !it.touched().is_empty()).map(|it| it.id);
+        RequestContext { txn, ..self.request_base() }
+    }
+}
+
+/// The gateway's end of a running query. Dropping it stops the query.
+struct Received {
+    receiver: mpsc::Receiver<Result<RecordBatch, PgError>>,
+    worker: JoinHandle<()>,
+}
+
+impl Stream for Received {
+    type Item = Result<RecordBatch, PgError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.receiver.poll_recv(cx) {
+            // The sender is gone: finished, or panicked, which must not look like the end of the rows.
+            Poll::Ready(None) => match Pin::new(&mut self.worker).poll(cx) {
+                Poll::Ready(Err(error)) if error.is_panic() => {
+                    Poll::Ready(Some(Err(PgError::internal("the query's worker panicked"))))
+                }
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            },
+            other => other,
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+/// Optimizes (once for each prepared statement) and plans a query with its parameters.
+pub(crate) async fn physical_plan(
+    run: &QueryRun,
+    query: &QueryPlan,
+    types: &[SqlType],
+    parameters: &[Datum],
+) -> Result<Arc<dyn ExecutionPlan>, PgError> {
+    let optimized = match query.optimized.get() {
+        Some(plan) => plan.clone(),
+        None => {
+            let plan = run.state.optimize(&query.bound.plan).map_err(query_error)?;
+            query.optimized.get_or_init(|| plan).clone()
+        }
+    };
+    let bound = if parameters.is_empty() {
+        optimized
+    } else {
+        with_parameters(run, optimized, types, parameters)?
+    };
+    run.state.query_planner().create_physical_plan(&bound, &run.state).await.map_err(query_error)
+}
+
+/// The physical planner takes no placeholders; what their values make constant is folded again.
+fn with_parameters(
+    run: &QueryRun,
+    plan: LogicalPlan,
+    types: &[SqlType],
+    parameters: &[Datum],
+) -> Result<LogicalPlan, PgError> {
+    let values = param_values(parameters, types)?;
+    let plan = plan
+        .replace_params_with_values(&ParamValues::from(values))
+        .map_err(query_error)?;
+    run.state.optimize(&plan).map_err(query_error)
+}
+
+/// All batches of a stream, for callers that bounded it themselves.
+pub(crate) async fn collect(mut batches: Batches, rows_max: usize) -> Result<Vec<RecordBatch>, PgError> {
+    let (mut collected, mut rows) = (Vec::new(), 0);
+    while let Some(batch) = batches.next().await {
+        let batch = batch?;
+        rows += batch.num_rows();
+        if rows > rows_max {
+            return Err(PgError::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("more than {rows_max} rows where a bounded number is needed"),
+            ));
+        }
+        collected.push(batch);
+    }
+    Ok(collected)
+}
+
+/// No rows at all.
+pub(crate) fn no_batches() -> Batches {
+    Box::pin(stream::empty())
+}
+
+/// DataFusion's error as ours.
+pub(crate) fn query_error(error: DataFusionError) -> PgError {
+    match find_error(&error) {
+        Failure::Plan(error) => error.into(),
+        Failure::Shard(error) => error.into(),
+        Failure::Value(error) => error.into(),
+        Failure::OutOfMemory(what) => {
+            PgError::new(SqlState::OUT_OF_MEMORY, "out of memory").with_detail(what).with_hint(
+                "Raise cortex.query_memory, or filter and aggregate so that less is held at once.",
+            )
+        }
+        Failure::Unsupported(what) => PgError::unsupported(what, "Rewrite the query, or see COMPAT.md."),
+        Failure::Other(what) => PgError::internal(what),
+    }
+}

@@ -1,0 +1,401 @@
+//! The SQL side of one connection: its settings, its transaction, and which module runs a statement.
+//!
+//! Lives here: the order of things around a statement (failed transactions, implicit transactions, commit). Not here: what
+//! statements do (`query`, `fast`, `write`, `ddl`, `copy_*`, `utility`), bytes (`crate::session`).
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cortex_functions::session::EvalContext;
+use cortex_planner::catalog::{Catalog, Namespace};
+use cortex_shard_api::{Datum, SqlType, client::RequestContext, value::ValueSettings};
+
+use super::{
+    activity::{Activity, ActivityHandle},
+    cursor::Cursors,
+    gateway::{Gateway, now_micros},
+    plan::{Plan, PreparedPlan},
+    session_functions::SessionHandle,
+    settings::Settings,
+    transaction::{Block, Transaction},
+};
+use crate::{
+    catalog::CatalogTransaction,
+    error::{PgError, SqlState},
+    parse::{self, Parsed},
+    statement::{Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus},
+};
+
+/// One connection's SQL state.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub gateway: Arc<Gateway>,
+    pub settings: Settings,
+    pub transaction: Option<Transaction>,
+    /// The transaction's own version of the catalog, from its first schema change.
+    pub ddl: Option<CatalogTransaction>,
+    /// Versions of catalog and settings at each savepoint, by its mark.
+    pub saved: BTreeMap<u32, Saved>,
+    pub cursors: Cursors,
+    pub notices: Vec<Notice>,
+    pub deallocated: Vec<Option<String>>,
+    /// PREPARE's statements.
+    pub named: BTreeMap<String, Arc<Prepared>>,
+    pub activity: ActivityHandle,
+    /// What functions see of this session while a plan runs.
+    pub functions: Arc<SessionHandle>,
+    pub user: String,
+}
+
+/// What ROLLBACK TO SAVEPOINT restores besides rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved {
+    pub settings: BTreeMap<String, String>,
+    pub ddl: Option<crate::catalog::CatalogSavepoint>,
+}
+
+impl Session {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        user: &str,
+        process_id: i32,
+        settings: Settings,
+    ) -> Result<Session, PgError> {
+        let now = now_micros();
+        let activity = Activity {
+            process_id,
+            user: user.to_owned(),
+            application_name: settings.get("application_name").unwrap_or_default(),
+            started_micros: now,
+            query_started_micros: now,
+            state: "idle",
+            query: String::new(),
+        };
+        let functions = SessionHandle::new(gateway.clone(), user, process_id, settings.clone());
+        Ok(Session {
+            activity: ActivityHandle::new(gateway.activities.clone(), activity),
+            functions: Arc::new(functions),
+            gateway,
+            settings,
+            transaction: None,
+            ddl: None,
+            saved: BTreeMap::new(),
+            cursors: Cursors::default(),
+            notices: Vec::new(),
+            deallocated: Vec::new(),
+            named: BTreeMap::new(),
+            user: user.to_owned(),
+        })
+    }
+
+    /// The catalog as the next statement sees it.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        match &self.ddl {
+            Some(ddl) => ddl.catalog().clone(),
+            None => self.gateway.catalog(),
+        }
+    }
+
+    pub fn namespace(&self) -> Namespace {
+        self.namespace_of(&self.catalog())
+    }
+
+    /// Names looked up in one version of the catalog.
+    pub fn namespace_of(&self, catalog: &Arc<Catalog>) -> Namespace {
+        Namespace {
+            catalog: catalog.clone(),
+            search_path: self.settings.search_path(),
+            system: self.functions.system_relations(catalog),
+        }
+    }
+
+    /// `now()` of the statement: the transaction's start, or now outside of one.
+    pub fn transaction_micros(&self) -> i64 {
+        self.transaction.as_ref().map_or_else(now_micros, |transaction| transaction.started_micros)
+    }
+
+    /// What expressions may see.
+    pub fn eval_context(&self) -> EvalContext {
+        let now = self.transaction_micros();
+        EvalContext {
+            settings: ValueSettings { now_micros: now, ..self.settings.value_settings().clone() },
+            transaction_micros: now,
+            session: Some(self.functions.clone()),
+        }
+    }
+
+    /// What requests to shards have in common.
+    pub fn request_base(&self) -> RequestContext {
+        RequestContext {
+            txn: None,
+            mark: self.transaction.as_ref().map_or(0, |transaction| transaction.mark),
+            snapshot: None,
+            now_micros: self.transaction_micros(),
+            lock_timeout: self.settings.lock_timeout(),
+        }
+    }
+
+    /// The open transaction; begins an implicit one if there is none.
+    pub fn ensure_transaction(&mut self) -> &mut Transaction {
+        if self.transaction.is_none() {
+            self.begin(Block::Implicit);
+        }
+        let (gateway, settings) = (&self.gateway, &mut self.settings);
+        self.transaction.get_or_insert_with(|| {
+            settings.begin_transaction();
+            Transaction::new(gateway.next_txn(), Block::Implicit, now_micros())
+        })
+    }
+
+    pub fn begin(&mut self, block: Block) {
+        self.settings.begin_transaction();
+        let mut transaction = Transaction::new(self.gateway.next_txn(), block, now_micros());
+        transaction.read_only = self.settings.is_on("default_transaction_read_only");
+        self.transaction = Some(transaction);
+    }
+
+    /// Ends the transaction: rows on every shard, then the catalog, which is the commit point of schema changes.
+    pub async fn commit(&mut self) -> Result<(), PgError> {
+        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        self.saved.clear();
+        self.cursors.end_transaction();
+        if transaction.failed {
+            self.abandon(transaction).await;
+            return Ok(());
+        }
+        let ddl = self.ddl.take();
+        let txn = transaction.id;
+        let committed = transaction.commit(&self.gateway.shards).await;
+        let result = match (committed, ddl) {
+            (Ok(()), Some(ddl)) => ddl.commit().await.map(drop),
+            (committed, _) => committed,
+        };
+        self.gateway.store.locks().release(txn);
+        self.settings.end_transaction(result.is_ok());
+        self.sync_settings();
+        result
+    }
+
+    pub async fn rollback(&mut self) {
+        self.saved.clear();
+        self.cursors.end_transaction();
+        if let Some(transaction) = self.transaction.take() {
+            self.abandon(transaction).await;
+        }
+    }
+
+    async fn abandon(&mut self, transaction: Transaction) {
+        self.ddl = None;
+        transaction.rollback(&self.gateway.shards).await;
+        self.gateway.store.locks().release(transaction.id);
+        self.settings.end_transaction(false);
+        self.sync_settings();
+    }
+
+    /// Functions read settings while the session is busy with a statement: they have a copy.
+    pub fn sync_settings(&self) {
+        self.functions.set_settings(self.settings.clone());
+        let name = self.settings.get("application_name").unwrap_or_default();
+        self.activity.update(|activity| activity.application_name = name);
+    }
+
+    /// 25P02 unless the statement ends the failed transaction.
+    fn check_not_failed(&self, plan: &Plan) -> Result<(), PgError> {
+        let failed = self.transaction.as_ref().is_some_and(|transaction| transaction.failed);
+        if !failed || plan.ends_failed_transaction() {
+            return Ok(());
+        }
+        Err(PgError::new(
+            SqlState::IN_FAILED_SQL_TRANSACTION,
+            "current transaction is aborted, commands ignored until end of transaction block",
+        ))
+    }
+
+    pub fn notice(&mut self, code: &'static str, message: impl Into<String>) {
+        self.push_notice("NOTICE", code, message.into());
+    }
+
+    pub fn warning(&mut self, code: &'static str, message: impl Into<String>) {
+        self.push_notice("WARNING", code, message.into());
+    }
+
+    fn push_notice(&mut self, severity: &'static str, code: &'static str, message: String) {
+        let level = self.settings.get("client_min_messages").unwrap_or_default();
+        let hidden = match severity {
+            "NOTICE" => matches!(level.as_str(), "warning" | "error"),
+            _ => level == "error",
+        };
+        if !hidden {
+            self.notices.push(Notice { severity, code, message, detail: None, hint: None });
+        }
+    }
+
+    /// Binds a statement against the catalog as it is now.
+    pub fn prepare_now(
+        &mut self,
+        parsed: &Parsed,
+        parameters: Vec<Option<SqlType>>,
+    ) -> Result<Prepared, PgError> {
+        PreparedPlan::bind(self, parsed, parameters).map_err(|error| error.shifted(parsed.offset))
+    }
+
+    /// A plan made for an older catalog or another search path is made again.
+    fn refreshed(&mut self, prepared: &Arc<Prepared>) -> Result<Arc<Prepared>, PgError> {
+        let plan = PreparedPlan::of(prepared)?;
+        if plan.is_current(self) {
+            return Ok(prepared.clone());
+        }
+        let parsed = plan.parsed.clone();
+        let types = prepared.parameters.iter().map(|ty| Some(*ty)).collect();
+        let fresh = self.prepare_now(&parsed, types)?;
+        let shape = |prepared: &Prepared| -> Vec<SqlType> {
+            prepared.columns.iter().flat_map(|it| it.iter()).map(|column| column.ty.ty).collect()
+        };
+        if shape(&fresh) != shape(prepared) {
+            return Err(PgError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "cached plan must not change result type",
+            ));
+        }
+        Ok(Arc::new(fresh))
+    }
+
+    /// Runs a statement with its transaction around it.
+    pub async fn run(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        parameters: Vec<Datum>,
+        autocommit: bool,
+    ) -> Result<Execution, PgError> {
+        let prepared = self.refreshed(prepared)?;
+        let plan = PreparedPlan::of(&prepared)?;
+        self.check_not_failed(&plan.plan)?;
+        self.activity.begin(&plan.parsed.sql, now_micros());
+        if parameters.len() != prepared.parameters.len() {
+            return Err(PgError::new(
+                SqlState::PROTOCOL_VIOLATION,
+                format!(
+                    "bind message supplies {} parameters, but prepared statement requires {}",
+                    parameters.len(),
+                    prepared.parameters.len()
+                ),
+            ));
+        }
+        // Outside of a block the statements up to Sync are one transaction.
+        if !autocommit && self.transaction.is_none() && plan.plan.wants_transaction() {
+            self.begin(Block::Implicit);
+        }
+        let parameters: Arc<[Datum]> = parameters.into();
+        let execution = Box::pin(super::dispatch(self, &prepared, plan, parameters, autocommit)).await?;
+        let implicit = self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
+        if autocommit && implicit {
+            self.commit().await?;
+        }
+        Ok(execution)
+    }
+}
+
+#[async_trait]
+impl SqlSession for Session {
+    fn parse(&mut self, sql: &str) -> Result<Vec<ParsedStatement>, PgError> {
+        let parsed = parse::parse(sql)?;
+        Ok(parsed
+            .into_iter()
+            .map(|it| ParsedStatement { sql: it.sql.clone(), offset: it.offset, ast: Arc::new(it) })
+            .collect())
+    }
+
+    async fn prepare(
+        &mut self,
+        statement: &ParsedStatement,
+        parameter_oids: &[u32],
+    ) -> Result<Arc<Prepared>, PgError> {
+        let Some(parsed) = statement.ast.downcast_ref::<Parsed>() else {
+            return Err(PgError::internal("a statement of another parser"));
+        };
+        let types = parameter_oids
+            .iter()
+            .map(|oid| match *oid {
+                // Unspecified, or `unknown`: found from context.
+                0 | 705 => Ok(None),
+                oid => SqlType::from_oid(oid).map(Some).ok_or_else(|| {
+                    PgError::new(
+                        SqlState::UNDEFINED_OBJECT,
+                        format!("type with OID {oid} does not exist"),
+                    )
+                }),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        self.prepare_now(parsed, types).map(Arc::new)
+    }
+
+    async fn execute(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        parameters: Vec<Datum>,
+        autocommit: bool,
+    ) -> Result<Execution, PgError> {
+        let offset = PreparedPlan::of(prepared)?.parsed.offset;
+        let result = self.run(prepared, parameters, autocommit).await;
+        let _ = offset;
+        result
+    }
+
+    async fn sync(&mut self) -> Result<(), PgError> {
+        let implicit = self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
+        let result = if implicit { self.commit().await } else { Ok(()) };
+        let state = match self.transaction_status() {
+            TransactionStatus::Idle => "idle",
+            TransactionStatus::InTransaction => "idle in transaction",
+            TransactionStatus::Failed => "idle in transaction (aborted)",
+        };
+        self.activity.update(|activity| activity.state = state);
+        result
+    }
+
+    async fn failed(&mut self) {
+        match &mut self.transaction {
+            Some(transaction) if transaction.block == Block::Explicit => transaction.failed = true,
+            Some(_) => self.rollback().await,
+            None => {}
+        }
+    }
+
+    fn transaction_status(&self) -> TransactionStatus {
+        match &self.transaction {
+            Some(transaction) if transaction.block == Block::Implicit => TransactionStatus::Idle,
+            Some(transaction) if transaction.failed => TransactionStatus::Failed,
+            Some(_) => TransactionStatus::InTransaction,
+            None => TransactionStatus::Idle,
+        }
+    }
+
+    fn value_settings(&self) -> ValueSettings {
+        let now = self.transaction_micros();
+        ValueSettings { now_micros: now, ..self.settings.value_settings().clone() }
+    }
+
+    fn statement_timeout(&self) -> Option<Duration> {
+        self.settings.statement_timeout()
+    }
+
+    fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
+        self.settings.take_changes()
+    }
+
+    fn take_deallocated(&mut self) -> Vec<Option<String>> {
+        std::mem::take(&mut self.deallocated)
+    }
+
+    async fn close(&mut self) {
+        self.rollback().await;
+    }
+}

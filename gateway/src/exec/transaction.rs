@@ -1,0 +1,259 @@
+//! One session's transaction: which shards it wrote on, its marks and savepoints, and how it ends.
+//!
+//! A transaction exists on a shard from the first write or lock there; reads elsewhere need none. Each shard commits on its
+//! own (there is no two-phase commit), and what happened is reported: all of it (success), none of it (the first
+//! error), some of it (CX001), or not known (40003).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use cortex_shard_api::{
+    ShardError, ShardId, TxnId,
+    client::{RequestContext, ShardClient},
+};
+use futures::future::join_all;
+
+use super::gateway::Shards;
+use crate::error::{PgError, SqlState};
+
+/// Savepoints inside each other in one transaction.
+const SAVEPOINTS_MAX: usize = 10_000;
+
+/// How a transaction began, which decides how it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Block {
+    /// One statement, or the statements up to Sync.
+    Implicit,
+    /// BEGIN ... COMMIT.
+    Explicit,
+}
+
+/// The open transaction of a session.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub id: TxnId,
+    pub block: Block,
+    pub failed: bool,
+    pub read_only: bool,
+    /// `now()`: microseconds since 1970-01-01 UTC.
+    pub started_micros: i64,
+    /// Counts statements and savepoints; shards tag what they write with it.
+    pub mark: u32,
+    /// Shards that know the transaction, because it wrote or locked there.
+    touched: BTreeSet<ShardId>,
+    savepoints: Vec<(String, u32)>,
+}
+
+impl Transaction {
+    pub fn new(id: TxnId, block: Block, started_micros: i64) -> Transaction {
+        Transaction {
+            id,
+            block,
+            failed: false,
+            read_only: false,
+            started_micros,
+            mark: 0,
+            touched: BTreeSet::new(),
+            savepoints: Vec::new(),
+        }
+    }
+
+    /// Starts a statement: what follows carries a mark of its own.
+    pub fn next_mark(&mut self) -> u32 {
+        self.mark += 1;
+        self.mark
+    }
+
+    /// Whether the transaction wrote or locked on this shard.
+    pub fn touches(&self, shard: ShardId) -> bool {
+        self.touched.contains(&shard)
+    }
+
+    /// Whether it wrote or locked anywhere else.
+    pub fn touches_another(&self, shard: ShardId) -> bool {
+        self.touched.iter().any(|touched| *touched != shard)
+    }
+
+    /// Before the first write or lock on a shard.
+    pub fn touch(&mut self, shard: ShardId) {
+        self.touched.insert(shard);
+    }
+
+    pub fn touched(&self) -> &BTreeSet<ShardId> {
+        &self.touched
+    }
+
+    /// For a read: only a shard that the transaction wrote on needs to know of it.
+    pub fn read_context(&self, base: &RequestContext, shard: ShardId) -> RequestContext {
+        let txn = self.touches(shard).then_some(self.id);
+        RequestContext { txn, mark: self.mark, ..base.clone() }
+    }
+
+    /// SAVEPOINT name; returns the mark that the name stands for.
+    pub fn savepoint(&mut self, name: &str) -> Result<u32, PgError> {
+        if self.savepoints.len() >= SAVEPOINTS_MAX {
+            return Err(PgError::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("a transaction can have at most {SAVEPOINTS_MAX} savepoints"),
+            ));
+        }
+        let mark = self.next_mark();
+        self.savepoints.push((name.to_owned(), mark));
+        Ok(mark)
+    }
+
+    /// RELEASE name: forgets it and all savepoints after it; returns its mark.
+    pub fn release(&mut self, name: &str) -> Result<u32, PgError> {
+        let position = self.find(name)?;
+        let mark = self.savepoints[position].1;
+        self.savepoints.truncate(position);
+        Ok(mark)
+    }
+
+    /// ROLLBACK TO name: undoes what came after it on every shard; the savepoint stays. Returns its mark.
+    pub async fn rollback_to(&mut self, name: &str, shards: &Shards) -> Result<u32, PgError> {
+        let position = self.find(name)?;
+        let mark = self.savepoints[position].1;
+        self.savepoints.truncate(position + 1);
+        self.undo(mark, shards).await?;
+        self.failed = false;
+        Ok(mark)
+    }
+
+    /// Undoes everything with this mark or a later one, on every shard.
+    pub async fn undo(&self, mark: u32, shards: &Shards) -> Result<(), PgError> {
+        let undone = self.clients(shards)?;
+        let undone = undone.iter().map(|client| client.rollback_to(self.id, mark));
+        for result in join_all(undone).await {
+            result?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<usize, PgError> {
+        self.savepoints.iter().rposition(|(saved, _)| saved == name).ok_or_else(|| {
+            PgError::new(
+                SqlState::INVALID_SAVEPOINT,
+                format!("savepoint \"{name}\" does not exist"),
+            )
+        })
+    }
+
+    fn clients(&self, shards: &Shards) -> Result<Vec<Arc<dyn ShardClient>>, PgError> {
+        self.touched.iter().map(|shard| shards.get(*shard)).collect()
+    }
+
+    /// Commits on every shard that it touched.
+    pub async fn commit(self, shards: &Shards) -> Result<(), PgError> {
+        let clients = self.clients(shards)?;
+        if let [client] = &clients[..] {
+            return match client.commit(self.id).await {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    if !matches!(error, ShardError::OutcomeUnknown { .. }) {
+                        // The shard has undone it already or is gone; releasing is best effort.
+                        let _ = client.rollback(self.id).await;
+                    }
+                    Err(error.into())
+                }
+            };
+        }
+        // Every shard is asked before the first one commits: what can be refused is refused while nothing is done.
+        let validated = join_all(clients.iter().map(|client| client.validate(self.id))).await;
+        if let Some(error) = validated.into_iter().find_map(Result::err) {
+            self.rollback(shards).await;
+            return Err(error.into());
+        }
+        let outcomes = join_all(clients.iter().map(|client| client.commit(self.id))).await;
+        let outcomes: Vec<(ShardId, Result<(), ShardError>)> = clients
+            .iter()
+            .zip(outcomes)
+            .map(|(client, outcome)| (client.id(), outcome.map(|_| ())))
+            .collect();
+        let result = report(&outcomes);
+        if result.is_err() {
+            self.rollback(shards).await;
+        }
+        result
+    }
+
+    /// Rolls back everywhere. Nothing can be done about a shard that does not answer: without a commit it forgets the transaction.
+    pub async fn rollback(&self, shards: &Shards) {
+        let clients = self.clients(shards).unwrap_or_default();
+        let ended = join_all(clients.iter().map(|client| client.rollback(self.id))).await;
+        for (client, result) in clients.iter().zip(ended) {
+            if let Err(error) = result {
+                tracing::debug!(shard_id = client.id().0, %error, "rollback was not acknowledged");
+            }
+        }
+    }
+}
+
+/// What a multi-shard commit comes to.
+///
+/// - all committed: success
+/// - none committed: the first error, as if one shard had failed
+/// - some committed, some failed: CX001 with one DETAIL line per shard
+/// - any not known: 40003 with the same lines
+pub(super) fn report(outcomes: &[(ShardId, Result<(), ShardError>)]) -> Result<(), PgError> {
+    let failures: Vec<&ShardError> =
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).collect();
+    let Some(first) = failures.first() else { return Ok(()) };
+    let is_unknown = |error: &&ShardError| matches!(error, ShardError::OutcomeUnknown { .. });
+    let unknown = failures.iter().any(is_unknown);
+    if failures.len() == outcomes.len() && !unknown {
+        return Err((*first).clone().into());
+    }
+    let detail: Vec<String> = outcomes
+        .iter()
+        .map(|(shard, outcome)| match outcome {
+            Ok(()) => format!("Shard {shard}: committed."),
+            Err(ShardError::OutcomeUnknown { .. }) => format!("Shard {shard}: outcome not known."),
+            Err(error) => format!("Shard {shard}: not committed: {error}."),
+        })
+        .collect();
+    let (code, message, hint) = if unknown {
+        (
+            SqlState::STATEMENT_COMPLETION_UNKNOWN,
+            "the outcome of a commit over several shards is not known",
+            "Read the rows back before you decide; running the transaction again may apply it twice.",
+        )
+    } else {
+        (
+            SqlState::PARTIAL_COMMIT,
+            "the transaction was committed on some shards and failed on others",
+            "There are no distributed transactions: repair or repeat what the failed shards miss. \
+             SET cortex.multi_shard_writes = 'strict' refuses such transactions beforehand.",
+        )
+    };
+    Err(PgError::new(code, message).with_detail(detail.join("\n")).with_hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(shard: u32) -> (ShardId, Result<(), ShardError>) {
+        let reason = "disk full".to_owned();
+        (ShardId(shard), Err(ShardError::Poisoned { shard: ShardId(shard), reason }))
+    }
+
+    fn unknown(shard: u32) -> (ShardId, Result<(), ShardError>) {
+        (ShardId(shard), Err(ShardError::OutcomeUnknown { shard: ShardId(shard) }))
+    }
+
+    fn code(outcomes: &[(ShardId, Result<(), ShardError>)]) -> Option<&'static str> {
+        report(outcomes).err().map(|error| error.code.0)
+    }
+
+    #[test]
+    fn a_multi_shard_commit_is_reported_for_what_it_is() {
+        let ok = |shard| (ShardId(shard), Ok(()));
+        assert_eq!(code(&[ok(1), ok(2)]), None);
+        assert_eq!(code(&[failed(1), failed(2)]), Some("58000"));
+        assert_eq!(code(&[ok(1), failed(2)]), Some("CX001"));
+        assert_eq!(code(&[ok(1), unknown(2)]), Some("40003"));
+        assert_eq!(code(&[unknown(1), failed(2)]), Some("40003"));
+        let error = report(&[ok(1), failed(2)]).expect_err("partial");
+        assert!(error.detail.as_deref().is_some_and(|it| it.starts_with("Shard 1: committed.\nShard 2: not")));
+    }
+}

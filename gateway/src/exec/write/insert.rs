@@ -1,0 +1,148 @@
+//! INSERT: values computed in the gateway, rows sent to the shards that own them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cortex_planner::bind::write::{BoundConflict, BoundInsert, InsertSource};
+use cortex_shard_api::{
+    Datum, ShardId,
+    client::{OnConflict, Row, WriteOp},
+    key,
+};
+use futures::StreamExt;
+
+use super::{Attempt, ROWS_PER_REQUEST, Session, WriteRun, Written};
+use crate::{
+    error::PgError,
+    exec::{
+        defaults::RowMaker,
+        plan::QueryPlan,
+        query::{Batches, physical_plan},
+        rows::BatchRows,
+    },
+};
+
+impl Session {
+    pub(super) async fn attempt_insert(
+        &mut self,
+        insert: &BoundInsert,
+        run: &WriteRun,
+    ) -> Result<Attempt, PgError> {
+        let on_conflict = conflict(&insert.on_conflict, &run.parameters);
+        let mut sender = InsertSender::new(run, on_conflict);
+        match &insert.source {
+            InsertSource::Values(exprs) => {
+                let mut maker = RowMaker::new(self, exprs.iter().map(Vec::as_slice)).await?;
+                for exprs in exprs {
+                    let row = maker.row(exprs, &[], &run.parameters, &run.eval)?;
+                    sender.push(self, row).await?;
+                }
+            }
+            InsertSource::Query { query, row } => {
+                let query = QueryPlan::new((**query).clone());
+                let mut batches = self.source(&query, run).await?;
+                let types: Vec<_> = query.bound.columns.iter().map(|column| column.ty.ty).collect();
+                while let Some(batch) = batches.next().await {
+                    let batch = batch?;
+                    let rows = BatchRows::new(&batch, &types);
+                    let exprs = std::iter::repeat_n(row.as_slice(), batch.num_rows());
+                    let mut maker = RowMaker::new(self, exprs).await?;
+                    for index in 0..batch.num_rows() {
+                        let source = rows.row(index)?;
+                        let made = maker.row(row, &source, &run.parameters, &run.eval)?;
+                        sender.push(self, made).await?;
+                    }
+                }
+            }
+        }
+        sender.finish(self).await
+    }
+
+    /// The query that a write reads its rows from, on one snapshot per shard that does not see what the write does.
+    pub(super) async fn source(
+        &mut self,
+        query: &QueryPlan,
+        run: &WriteRun,
+    ) -> Result<Batches, PgError> {
+        let query_run = self.query_run(self.read_base())?;
+        // Pinned before the first row is written, so that the statement cannot meet its own rows.
+        for shard in self.gateway.shards.data() {
+            query_run.context.context(shard).await?;
+        }
+        let physical = physical_plan(&query_run, query, &run.types, &run.parameters).await?;
+        query_run.stream(physical)
+    }
+}
+
+/// Collects rows by shard and sends them in requests of bounded size.
+pub(in crate::exec) struct InsertSender<'a> {
+    run: &'a WriteRun,
+    on_conflict: OnConflict,
+    pending: BTreeMap<ShardId, Vec<Row>>,
+    written: Written,
+    retry: bool,
+}
+
+impl<'a> InsertSender<'a> {
+    pub fn new(run: &'a WriteRun, on_conflict: OnConflict) -> InsertSender<'a> {
+        InsertSender {
+            run,
+            on_conflict,
+            pending: BTreeMap::new(),
+            written: Written::default(),
+            retry: false,
+        }
+    }
+
+    pub async fn push(&mut self, session: &mut Session, row: Row) -> Result<(), PgError> {
+        let shard = key::shard_of_row(&self.run.table, &row);
+        let rows = self.pending.entry(shard).or_default();
+        rows.push(row);
+        if rows.len() >= ROWS_PER_REQUEST {
+            let rows = std::mem::take(rows);
+            self.send(session, shard, rows, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &mut self,
+        session: &mut Session,
+        shard: ShardId,
+        rows: Vec<Row>,
+        only: bool,
+    ) -> Result<(), PgError> {
+        let outcome = if super::is_reference(&self.run.table) {
+            session.insert_reference(self.run, shard, rows, self.on_conflict.clone()).await?
+        } else {
+            let op = WriteOp::Insert { rows, on_conflict: self.on_conflict.clone() };
+            session.send(self.run, shard, op, only, self.run.returning).await?
+        };
+        self.retry |= !self.written.add(outcome);
+        Ok(())
+    }
+
+    pub async fn finish(mut self, session: &mut Session) -> Result<Attempt, PgError> {
+        let pending = std::mem::take(&mut self.pending);
+        let pending: Vec<_> = pending.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+        let only = pending.len() == 1 && session.transaction.is_none();
+        for (shard, rows) in pending {
+            self.send(session, shard, rows, only).await?;
+        }
+        Ok(if self.retry { Attempt::Retry } else { Attempt::Done(self.written) })
+    }
+}
+
+/// The bound conflict clause as the shard takes it.
+fn conflict(bound: &BoundConflict, parameters: &Arc<[Datum]>) -> OnConflict {
+    match bound {
+        BoundConflict::Fail => OnConflict::Fail,
+        BoundConflict::DoNothing { arbiter } => OnConflict::DoNothing { arbiter: *arbiter },
+        BoundConflict::DoUpdate { arbiter, assignments, predicate } => OnConflict::DoUpdate {
+            arbiter: *arbiter,
+            assignments: assignments.clone(),
+            predicate: predicate.clone(),
+            parameters: parameters.clone(),
+        },
+    }
+}
+
