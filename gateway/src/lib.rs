@@ -34,5 +34,8 @@ pub mod parse;
 /// Statements executed: the SQL side of a session.
 pub mod exec;
 
+/// Gateway and shards in one process.
+pub mod embedded;
+
 /// Errors with SQLSTATE, as clients see them.
 pub mod error;

@@ -108,7 +108,7 @@ impl PreparedPlan {
     ) -> Result<PreparedPlan, PgError> {
         let (plan, parameters) = match ast {
             Ast::Sql(statement) => bind_statement(session, &parsed.sql, statement, parameters)?,
-            Ast::Ddl(command) => (Plan::Ddl(DdlCommand::clone(command)), Vec::new()),
+            Ast::Ddl(command) => (Plan::Ddl((**command).clone()), Vec::new()),
             Ast::Explain { statement, .. } => {
                 let inner = PreparedPlan::bind_plan(session, parsed, statement, parameters)?;
                 let parameters = inner.parameters.clone();

@@ -1,0 +1,225 @@
+//! What functions may ask of a session while a plan runs.
+//!
+//! A plan runs on other threads than its session, so it sees a handle: a copy of the settings, the sequences' last values, and
+//! what never changes. Not here: functions over the catalog alone (`crate::catalog`).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cortex_functions::session::SessionFunctions;
+use cortex_planner::catalog::{Catalog, Sequence, SystemRelations};
+use cortex_shard_api::{
+    Datum, Oid, ShardId, ValueError, ValueErrorKind,
+    client::SequenceState,
+};
+
+use super::{
+    gateway::{DATABASE, Gateway},
+    settings::Settings,
+};
+use crate::error::PgError;
+
+/// A session as its running plans see it.
+#[derive(Debug)]
+pub(crate) struct SessionHandle {
+    gateway: Arc<Gateway>,
+    user: String,
+    process_id: i32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    /// The catalog that names in function arguments are looked up in: the running statement's.
+    catalog: Arc<Catalog>,
+    /// What `currval` says.
+    current_values: BTreeMap<Oid, i64>,
+    last_sequence: Option<Oid>,
+    /// Settings that `set_config` changed while a statement ran: (name, value, local).
+    changes: Vec<(String, String, bool)>,
+}
+
+impl SessionHandle {
+    pub fn new(gateway: Arc<Gateway>, user: &str, process_id: i32, settings: Settings) -> Self {
+        let catalog = gateway.catalog();
+        let state = State {
+            settings,
+            catalog,
+            current_values: BTreeMap::new(),
+            last_sequence: None,
+            changes: Vec::new(),
+        };
+        SessionHandle { gateway, user: user.to_owned(), process_id, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete when the lock is released, also after a panic elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_settings(&self, settings: Settings) {
+        self.state().settings = settings;
+    }
+
+    /// Settings that functions changed since the last call.
+    pub fn take_changes(&self) -> Vec<(String, String, bool)> {
+        std::mem::take(&mut self.state().changes)
+    }
+
+    /// The relations of pg_catalog and information_schema over a version of the catalog; functions of the statement use the
+    /// same version.
+    pub fn system_relations(self: &Arc<Self>, catalog: &Arc<Catalog>) -> Arc<dyn SystemRelations> {
+        self.state().catalog = catalog.clone();
+        Arc::new(NoRelations)
+    }
+
+    /// DISCARD SEQUENCES.
+    pub fn discard(&self) {
+        let mut state = self.state();
+        state.current_values.clear();
+        state.last_sequence = None;
+    }
+
+    /// A value that the session got from a sequence.
+    pub fn note_sequence_value(&self, sequence: Oid, value: i64) {
+        let mut state = self.state();
+        state.current_values.insert(sequence, value);
+        state.last_sequence = Some(sequence);
+    }
+
+    /// The shard that counts a sequence: its schema's home.
+    pub fn sequence_shard(&self, sequence: &Sequence) -> ShardId {
+        let catalog = self.state().catalog.clone();
+        catalog.schemas.get(&sequence.schema).map_or(ShardId::HOME, |schema| schema.home)
+    }
+
+    fn sequence(&self, argument: Option<&Datum>) -> Result<Arc<Sequence>, ValueError> {
+        let oid = match argument {
+            Some(Datum::Oid(oid)) => Oid(*oid),
+            _ => return Err(ValueError::new(ValueErrorKind::Internal, "a sequence's OID is wanted")),
+        };
+        let catalog = self.state().catalog.clone();
+        catalog.sequences.get(&oid).cloned().ok_or_else(|| {
+            ValueError::new(
+                ValueErrorKind::InvalidParameter,
+                format!("could not open sequence with OID {oid}"),
+            )
+        })
+    }
+
+    fn nextval(&self, sequence: &Sequence) -> Result<i64, ValueError> {
+        let client = self.client(sequence)?;
+        let values = futures::executor::block_on(client.sequence_next(&sequence.spec, 1));
+        let value = values.map_err(|error| sequence_error(sequence, &error.into()))?.first;
+        self.note_sequence_value(sequence.oid, value);
+        Ok(value)
+    }
+
+    fn setval(
+        &self,
+        sequence: &Sequence,
+        last_value: i64,
+        is_called: bool,
+    ) -> Result<i64, ValueError> {
+        let spec = &sequence.spec;
+        if !(spec.min..=spec.max).contains(&last_value) {
+            return Err(ValueError::new(
+                ValueErrorKind::OutOfRange,
+                format!(
+                    "setval: value {last_value} is out of bounds for sequence \"{}\" ({}..{})",
+                    sequence.name, spec.min, spec.max
+                ),
+            ));
+        }
+        let client = self.client(sequence)?;
+        let state = SequenceState { last_value, is_called };
+        futures::executor::block_on(client.sequence_set(spec, state))
+            .map_err(|error| sequence_error(sequence, &error.into()))?;
+        if is_called {
+            self.note_sequence_value(sequence.oid, last_value);
+        }
+        Ok(last_value)
+    }
+
+    fn client(
+        &self,
+        sequence: &Sequence,
+    ) -> Result<Arc<dyn cortex_shard_api::client::ShardClient>, ValueError> {
+        let shard = self.sequence_shard(sequence);
+        self.gateway.shards.get(shard).map_err(|error| sequence_error(sequence, &error))
+    }
+
+    fn currval(&self, sequence: &Sequence) -> Result<i64, ValueError> {
+        self.state().current_values.get(&sequence.oid).copied().ok_or_else(|| {
+            ValueError::new(
+                ValueErrorKind::InvalidParameter,
+                format!(
+                    "currval of sequence \"{}\" is not yet defined in this session",
+                    sequence.name
+                ),
+            )
+        })
+    }
+
+    fn lastval(&self) -> Result<i64, ValueError> {
+        let state = self.state();
+        let last = state.last_sequence.and_then(|oid| state.current_values.get(&oid));
+        last.copied().ok_or_else(|| {
+            ValueError::new(
+                ValueErrorKind::InvalidParameter,
+                "lastval is not yet defined in this session",
+            )
+        })
+    }
+}
+
+fn sequence_error(sequence: &Sequence, error: &PgError) -> ValueError {
+    let message = error.message.replace("of sequence", &format!("of sequence \"{}\"", sequence.name));
+    ValueError::new(ValueErrorKind::OutOfRange, message)
+}
+
+fn text(value: impl Into<String>) -> Result<Datum, ValueError> {
+    Ok(Datum::Text(value.into().into_boxed_str()))
+}
+
+impl SessionFunctions for SessionHandle {
+    fn call(&self, signature: &str, args: &[Datum]) -> Result<Datum, ValueError> {
+        let integer = |position: usize| match args.get(position) {
+            Some(Datum::Int8(value)) => *value,
+            _ => 0,
+        };
+        let name = signature.split('(').next().unwrap_or(signature);
+        match name {
+            "nextval" => self.nextval(&*self.sequence(args.first())?).map(Datum::Int8),
+            "currval" => self.currval(&*self.sequence(args.first())?).map(Datum::Int8),
+            "lastval" => self.lastval().map(Datum::Int8),
+            "setval" => {
+                let is_called = !matches!(args.get(2), Some(Datum::Bool(false)));
+                let sequence = self.sequence(args.first())?;
+                self.setval(&sequence, integer(1), is_called).map(Datum::Int8)
+            }
+            "current_user" | "session_user" | "user" | "current_role" | "getpgusername" => {
+                text(self.user.clone())
+            }
+            "current_database" | "current_catalog" => text(DATABASE),
+            "pg_backend_pid" => Ok(Datum::Int4(self.process_id)),
+            _ => Err(ValueError::new(
+                ValueErrorKind::Unsupported,
+                format!("function {signature} is not available here"),
+            )),
+        }
+    }
+}
+
+/// Until the system relations land.
+#[derive(Debug)]
+struct NoRelations;
+
+impl SystemRelations for NoRelations {
+    fn relation(&self, _schema: &str, _name: &str) -> Option<Arc<cortex_planner::catalog::SystemRelation>> {
+        None
+    }
+}
