@@ -58,7 +58,7 @@ impl Binder<'_> {
         for item in &select.projection {
             match item {
                 SelectItem::UnnamedExpr(expr) => {
-                    let name = self.output_name(expr);
+                    let name = column_name(expr);
                     self.fast_column(expr, name, &scope, &mut projection, &mut columns)?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {

@@ -26,7 +26,7 @@ impl Binder<'_> {
         for item in items {
             match item {
                 SelectItem::UnnamedExpr(expr) => {
-                    let name = self.output_name(expr);
+                    let name = column_name(expr);
                     self.push_returning(expr, name, scope, &mut exprs, &mut columns)?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {

@@ -18,10 +18,15 @@ use crate::{
     PlanError, PlanErrorKind,
     bind::{Binder, Clause, Scope, TypedExpr, names::fold_ident, typed::Kind},
     catalog::{Identity, Table},
+    lower::TargetQuery,
 };
 
 impl Binder<'_> {
-    pub fn bind_update(&mut self, update: &Update) -> Result<BoundWrite, PlanError> {
+    pub fn bind_update(
+        &mut self,
+        update: &Update,
+        by_key: bool,
+    ) -> Result<BoundWrite, PlanError> {
         let (table, alias) = self.target_of(&update.table)?;
         if !update.order_by.is_empty() || update.limit.is_some() {
             return Err(no_limit("UPDATE"));
@@ -35,22 +40,25 @@ impl Binder<'_> {
             refuse_shard_key(&table, position)?;
             refuse_identity(&table, position)?;
         }
-        if from.is_empty()
+        if by_key
+            && from.is_empty()
             && let Some(write) = self.update_by_key(&table, &scope, update)?
         {
             return Ok(write);
         }
         let assigned = self.assigned_positions(&table, &update.assignments)?;
-        let query = self.bind_target_query(
-            &table,
-            alias.as_deref(),
+        let target = TargetQuery {
+            table: &table,
+            alias: alias.as_deref(),
+            with: None,
             from,
-            update.selection.as_ref(),
-            |binder, scope| {
-                let values = binder.bind_assignments(&table, &update.assignments, scope, Clause::Update)?;
-                Ok(new_row(&table, scope, &values))
-            },
-        )?;
+            selection: update.selection.as_ref(),
+        };
+        let query = self.bind_target_query(target, |binder, scope| {
+            let values =
+                binder.bind_assignments(&table, &update.assignments, scope, Clause::Update)?;
+            Ok(new_row(&table, scope, &values))
+        })?;
         let returning = self.bind_returning(update.returning.as_deref(), &scope)?;
         Ok(BoundWrite::Update(BoundUpdate { table, assigned, query: Box::new(query), returning }))
     }
@@ -85,7 +93,11 @@ impl Binder<'_> {
         })))
     }
 
-    pub fn bind_delete(&mut self, delete: &Delete) -> Result<BoundWrite, PlanError> {
+    pub fn bind_delete(
+        &mut self,
+        delete: &Delete,
+        by_key: bool,
+    ) -> Result<BoundWrite, PlanError> {
         let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
         let [target] = &from[..] else {
             return Err(PlanError::new(PlanErrorKind::Syntax, "DELETE takes one table"));
@@ -96,7 +108,8 @@ impl Binder<'_> {
         let (table, alias) = self.target_of(target)?;
         let scope = Scope::of_table(&table, alias.as_deref());
         let using = delete.using.as_deref().unwrap_or_default();
-        if using.is_empty()
+        if by_key
+            && using.is_empty()
             && let Some(selection) = &delete.selection
         {
             let predicate = self.bind_predicate(selection, &scope, Clause::Where)?;
@@ -107,13 +120,14 @@ impl Binder<'_> {
                 return Ok(BoundWrite::DeleteByKey(BoundDeleteByKey { table, key, predicate, returning }));
             }
         }
-        let query = self.bind_target_query(
-            &table,
-            alias.as_deref(),
-            using,
-            delete.selection.as_ref(),
-            |_, _| Ok(Vec::new()),
-        )?;
+        let target = TargetQuery {
+            table: &table,
+            alias: alias.as_deref(),
+            with: None,
+            from: using,
+            selection: delete.selection.as_ref(),
+        };
+        let query = self.bind_target_query(target, |_, _| Ok(Vec::new()))?;
         let returning = self.bind_returning(delete.returning.as_deref(), &scope)?;
         Ok(BoundWrite::Delete(BoundDelete { table, query: Box::new(query), returning }))
     }
@@ -222,7 +236,11 @@ impl Binder<'_> {
 }
 
 /// The new value of each live column in order: assigned, or as it is.
-fn new_row(table: &Table, scope: &Scope, values: &[(usize, TypedExpr)]) -> Vec<TypedExpr> {
+fn new_row(
+    table: &Table,
+    scope: &Scope,
+    values: &[(usize, TypedExpr)],
+) -> Vec<(String, TypedExpr)> {
     let Some(target) = scope.relations.first() else { return Vec::new() };
     table
         .descriptor
@@ -230,7 +248,8 @@ fn new_row(table: &Table, scope: &Scope, values: &[(usize, TypedExpr)]) -> Vec<T
         .zip(&target.columns)
         .map(|((position, _), column)| {
             let assigned = values.iter().find(|(assigned, _)| *assigned == position);
-            assigned.map_or_else(|| column.expr.clone(), |(_, value)| value.clone())
+            let value = assigned.map_or_else(|| column.expr.clone(), |(_, value)| value.clone());
+            (column.name.clone(), value)
         })
         .collect()
 }
