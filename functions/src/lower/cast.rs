@@ -113,7 +113,7 @@ impl CastUdf {
 
 /// Types whose text or conversion depends on settings, the clock or the catalog. Between dates alone nothing does, but a
 /// wrong "volatile" costs a little speed and a wrong "immutable" a wrong answer.
-fn depends_on_session(ty: SqlType) -> bool {
+pub(crate) fn depends_on_session(ty: SqlType) -> bool {
     match ty {
         SqlType::Array(element) => depends_on_session(*element),
         SqlType::Date

@@ -30,6 +30,7 @@ mod window;
 pub(crate) use aggregate::implemented as aggregate_implemented;
 pub use aggregate::{LoweredAggregate, aggregate};
 pub use cast::cast;
+pub(crate) use cast::depends_on_session as cast_depends_on_session;
 pub use keys::{comparison_key, comparison_key_argument};
 pub use udf::value_error;
 pub use window::{WindowSpec, window};

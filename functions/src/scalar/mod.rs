@@ -13,9 +13,11 @@ use crate::{
 };
 
 mod cast;
+mod placement;
 
 pub use cast::cast;
 pub(crate) use cast::{cast_value, midnight};
+pub use placement::{runs_in_shard, settle};
 
 /// Nesting of scalar expressions at the most.
 pub const DEPTH_MAX: usize = 1000;

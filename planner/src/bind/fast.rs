@@ -11,7 +11,10 @@ use sqlparser::ast::{
 };
 
 use super::{Binder, Clause, OutputColumn, Scope, names::fold_ident, typed::Kind, write::key_of};
-use crate::catalog::{Relation, Table};
+use crate::{
+    catalog::{Relation, Table},
+    lower::output::column_name,
+};
 
 /// SELECT ... FROM table WHERE primary key = value.
 #[derive(Clone, Debug)]

@@ -51,6 +51,12 @@ const DEPTH_MAX: usize = 800;
 const STACK_RED_ZONE: usize = 256 * 1024;
 const STACK_SEGMENT: usize = 4 * 1024 * 1024;
 
+/// INSERT, UPDATE, DELETE.
+pub mod write;
+
+/// SELECT by primary key.
+pub mod fast;
+
 /// Statements that change the catalog.
 pub mod ddl;
 

@@ -41,7 +41,7 @@ mod quantified;
 mod single_value;
 
 /// Names of output columns.
-mod output;
+pub(crate) mod output;
 
 /// The read half of UPDATE and DELETE.
 pub mod target;

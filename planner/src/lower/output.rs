@@ -7,7 +7,7 @@ use sqlparser::ast::{
 use crate::bind::{names::fold_ident, types::data_type};
 
 /// The name of a select item without an alias.
-pub(super) fn column_name(expr: &Expr) -> String {
+pub(crate) fn column_name(expr: &Expr) -> String {
     figure(expr).map_or_else(|| "?column?".to_owned(), |(name, _)| name)
 }
 

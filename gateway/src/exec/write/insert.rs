@@ -27,7 +27,7 @@ impl Session {
         insert: &BoundInsert,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
-        let on_conflict = conflict(&insert.on_conflict, &run.parameters);
+        let on_conflict = conflict(&insert.on_conflict, run);
         let mut sender = InsertSender::new(run, on_conflict);
         match &insert.source {
             InsertSource::Values(exprs) => {
@@ -133,15 +133,15 @@ impl<'a> InsertSender<'a> {
 }
 
 /// The bound conflict clause as the shard takes it.
-fn conflict(bound: &BoundConflict, parameters: &Arc<[Datum]>) -> OnConflict {
+fn conflict(bound: &BoundConflict, run: &WriteRun) -> OnConflict {
     match bound {
         BoundConflict::Fail => OnConflict::Fail,
         BoundConflict::DoNothing { arbiter } => OnConflict::DoNothing { arbiter: *arbiter },
         BoundConflict::DoUpdate { arbiter, assignments, predicate } => OnConflict::DoUpdate {
             arbiter: *arbiter,
-            assignments: assignments.clone(),
-            predicate: predicate.clone(),
-            parameters: parameters.clone(),
+            assignments: assignments.iter().map(|(at, it)| (*at, run.settle(it))).collect(),
+            predicate: predicate.as_ref().map(|it| run.settle(it)),
+            parameters: run.parameters.clone(),
         },
     }
 }

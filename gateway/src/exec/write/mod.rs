@@ -17,7 +17,7 @@ use cortex_planner::{
     catalog::{Catalog, Table},
 };
 use cortex_shard_api::{
-    Datum, Oid, ShardError, ShardId, SqlType, TableDescriptor,
+    Datum, Oid, ScalarExpr, ShardError, ShardId, SqlType, TableDescriptor,
     client::{RequestContext, Row, WriteOp, WriteOutcome, WriteRequest},
     descriptor::Placement,
 };
@@ -59,6 +59,13 @@ pub(super) struct WriteRun {
     pub returning: bool,
     /// The write may commit with its only request.
     pub autocommit: bool,
+}
+
+impl WriteRun {
+    /// An expression for a shard: what needs the session and no row is a constant by then.
+    fn settle(&self, expr: &ScalarExpr) -> ScalarExpr {
+        scalar::settle(expr, &self.parameters, &self.eval)
+    }
 }
 
 impl Session {

@@ -31,8 +31,8 @@ impl Session {
         let shard = key::shard_of_key(&run.table, &key);
         let op = WriteOp::UpdateByKey {
             key,
-            predicate: update.predicate.clone(),
-            assignments: update.assignments.clone(),
+            predicate: update.predicate.as_ref().map(|it| run.settle(it)),
+            assignments: update.assignments.iter().map(|(at, it)| (*at, run.settle(it))).collect(),
             parameters: run.parameters.clone(),
         };
         self.one_request(run, shard, op).await
@@ -49,7 +49,7 @@ impl Session {
         let shard = key::shard_of_key(&run.table, &key);
         let op = WriteOp::DeleteByKey {
             key,
-            predicate: delete.predicate.clone(),
+            predicate: delete.predicate.as_ref().map(|it| run.settle(it)),
             parameters: run.parameters.clone(),
         };
         self.one_request(run, shard, op).await

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cortex_functions::scalar::runs_in_shard;
 use cortex_shard_api::{Datum, ScalarExpr, TypeMod, client::Arbiter};
 use sqlparser::ast::{
     ConflictTarget, Expr, Insert, OnConflict, OnConflictAction, OnInsert, Query, SetExpr,
@@ -34,7 +35,7 @@ impl Binder<'_> {
         let source = match &insert.source {
             None => InsertSource::Values(vec![default_row(&table)]),
             Some(query) => match plain_values(query) {
-                Some(values) => self.bind_values(&table, &targets, insert.columns.is_empty(), values)?,
+                Some(values) => self.bind_insert_values(&table, &targets, insert.columns.is_empty(), values)?,
                 None => self.bind_insert_query(&table, &targets, insert.columns.is_empty(), query)?,
             },
         };
@@ -66,7 +67,7 @@ impl Binder<'_> {
     }
 
     /// VALUES lists whose values need no query.
-    fn bind_values(
+    fn bind_insert_values(
         &mut self,
         table: &Arc<Table>,
         targets: &[usize],
@@ -187,14 +188,12 @@ impl Binder<'_> {
         let mut assignments = Vec::new();
         for (position, value) in self.bind_assignments(table, &update.assignments, &scope, Clause::OnConflict)? {
             refuse_shard_key(table, position)?;
-            assignments.push((position, value.to_scalar().ok_or_else(no_subquery)?));
+            assignments.push((position, shard_scalar(&value)?));
         }
         let predicate = match &update.selection {
-            Some(selection) => Some(
-                self.bind_predicate(selection, &scope, Clause::OnConflict)?
-                    .to_scalar()
-                    .ok_or_else(no_subquery)?,
-            ),
+            Some(selection) => {
+                Some(shard_scalar(&self.bind_predicate(selection, &scope, Clause::OnConflict)?)?)
+            }
             None => None,
         };
         Ok(BoundConflict::DoUpdate { arbiter, assignments, predicate })
@@ -311,6 +310,19 @@ fn check_width(targets: usize, values: usize, implicit: bool) -> Result<(), Plan
         ));
     }
     Ok(())
+}
+
+/// An expression over the conflicting rows: the shard evaluates it under the row's lock.
+fn shard_scalar(expr: &TypedExpr) -> Result<ScalarExpr, PlanError> {
+    let scalar = expr.to_scalar().ok_or_else(no_subquery)?;
+    if runs_in_shard(&scalar) {
+        return Ok(scalar);
+    }
+    Err(PlanError::unsupported(
+        "ON CONFLICT DO UPDATE cannot combine a row's columns with functions of the session",
+        "Pass the session's value as a parameter or a constant.",
+    )
+    .at(expr.position))
 }
 
 fn no_subquery() -> PlanError {

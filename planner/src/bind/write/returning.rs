@@ -11,6 +11,7 @@ use crate::{
         names::fold_ident,
         typed::Kind,
     },
+    lower::output::column_name,
 };
 
 impl Binder<'_> {

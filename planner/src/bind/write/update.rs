@@ -256,7 +256,7 @@ fn new_row(
 
 /// Whether a shard can evaluate the expression: session functions are the gateway's.
 fn is_pushable(expr: &ScalarExpr) -> bool {
-    cortex_functions::scalar::is_pushable(expr)
+    cortex_functions::scalar::runs_in_shard(expr)
 }
 
 /// GENERATED ALWAYS AS IDENTITY can only be updated to DEFAULT, which we do not do either.
