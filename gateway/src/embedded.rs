@@ -13,8 +13,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
     catalog::CatalogStore,
-    exec::gateway::{Gateway, Service, Shards},
+    exec::gateway::{DATABASE, Gateway, Service, Shards},
     run::{OpenRequest, Opened, say},
+    statement::SqlService,
 };
 
 /// Replaying fewer entries than this is not worth a line.
@@ -43,8 +44,9 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     let queries = query_runtime()?;
     let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());
     let gateway = Arc::new(gateway);
-    if let Some(verifier) = request.initial_verifier {
-        set_initial_password(&gateway, verifier).await?;
+    let service = Service(gateway);
+    if let Some(password) = &request.initial_verifier {
+        set_initial_password(&service, password).await?;
     }
     let data_dir = request.data_dir;
     let close = move || {
@@ -59,7 +61,7 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
         }
         .boxed()
     };
-    Ok(Opened { service: Arc::new(Service(gateway)), close: Box::new(close) })
+    Ok(Opened { service: Arc::new(service), close: Box::new(close) })
 }
 
 /// Opens shards 0 to n, one after the other: each is bound by the disk.
@@ -114,6 +116,19 @@ fn query_runtime() -> Result<Queries> {
 }
 
 /// `POSTGRES_PASSWORD` of a new data directory becomes role postgres's.
-async fn set_initial_password(gateway: &Arc<Gateway>, verifier: String) -> Result<()> {
-    gateway.store.set_role_password("postgres", verifier).await.map_err(|error| anyhow!("{error}"))
+async fn set_initial_password(service: &Service, password: &str) -> Result<()> {
+    let mut session = service
+        .open("postgres", DATABASE, 0, &[])
+        .await
+        .map_err(|error| anyhow!("setting the password: {error}"))?;
+    let sql = format!("ALTER ROLE postgres PASSWORD '{}'", password.replace('\'', "''"));
+    let result = async {
+        for statement in session.parse(&sql)? {
+            let prepared = session.prepare(&statement, &[]).await?;
+            session.execute(&prepared, Vec::new(), true).await?;
+        }
+        session.sync().await
+    };
+    let result: Result<(), crate::error::PgError> = result.await;
+    result.map_err(|error| anyhow!("setting the password: {error}"))
 }

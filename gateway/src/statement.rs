@@ -35,6 +35,15 @@ pub struct Prepared {
     pub plan: Arc<dyn Any + Send + Sync>,
 }
 
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared")
+            .field("parameters", &self.parameters)
+            .field("columns", &self.columns)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What executing a statement gives.
 pub enum Execution {
     /// Rows, then a tag that may need their number.

@@ -1,6 +1,9 @@
 //! DECLARE, FETCH, MOVE, CLOSE: queries that keep their place in a transaction.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cortex_planner::bind::OutputColumn;
 use cortex_shard_api::{SqlType, client::Row};
@@ -22,7 +25,8 @@ const FETCH_ROWS_MAX: u64 = 1_000_000;
 /// A query that is read piece by piece.
 struct Cursor {
     columns: Arc<[OutputColumn]>,
-    source: RowSource,
+    /// Only reached through `&mut`; the lock makes the session shareable, which a stream alone is not.
+    source: Mutex<RowSource>,
     /// Rows of the current batch that nobody fetched yet.
     ahead: std::vec::IntoIter<Row>,
 }
@@ -57,7 +61,7 @@ impl Cursors {
                 format!("a session can have at most {CURSORS_MAX} open cursors"),
             ));
         }
-        let cursor = Cursor { columns, source, ahead: Vec::new().into_iter() };
+        let cursor = Cursor { columns, source: Mutex::new(source), ahead: Vec::new().into_iter() };
         self.0.insert(name.to_owned(), cursor);
         Ok(())
     }
@@ -111,7 +115,7 @@ impl Cursors {
 impl Cursor {
     /// Reads the next batch; `false` at the end.
     async fn refill(&mut self) -> Result<bool, PgError> {
-        match &mut self.source {
+        match self.source.get_mut().unwrap_or_else(PoisonError::into_inner) {
             RowSource::Rows(rows) => {
                 self.ahead = std::mem::take(rows);
                 Ok(self.ahead.len() > 0)

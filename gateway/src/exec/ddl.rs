@@ -7,6 +7,7 @@ use cortex_functions::session::EvalContext;
 use cortex_planner::{
     bind::{
         Binder,
+        ddl_binder::StatementBinder,
         ddl::{
             DdlCommand,
             plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement},
@@ -82,7 +83,7 @@ impl Session {
             eval: Arc::new(eval.clone()),
             request: request.clone(),
         };
-        let binder = cortex_planner::bind::ddl::StatementBinder::new(&eval.settings);
+        let binder = StatementBinder { settings: &eval.settings };
         let setting = |name: &str| self.settings.get(name).unwrap_or_default();
         let role = catalog.role_by_name(&self.user).map_or(Oid::INVALID, |role| role.oid);
         let environment = DdlEnvironment {

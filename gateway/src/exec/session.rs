@@ -24,7 +24,7 @@ use super::{
     transaction::{Block, Transaction},
 };
 use crate::{
-    catalog::CatalogTransaction,
+    catalog::{CatalogTransaction, transaction::CatalogSavepoint},
     error::{PgError, SqlState},
     parse::{self, Parsed},
     statement::{Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus},
@@ -55,7 +55,7 @@ pub(crate) struct Session {
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     pub settings: BTreeMap<String, String>,
-    pub ddl: Option<crate::catalog::CatalogSavepoint>,
+    pub ddl: Option<CatalogSavepoint>,
 }
 
 impl Session {
@@ -377,6 +377,14 @@ impl SqlSession for Session {
     fn value_settings(&self) -> ValueSettings {
         let now = self.transaction_micros();
         ValueSettings { now_micros: now, ..self.settings.value_settings().clone() }
+    }
+
+    fn object_name(&self, ty: SqlType, oid: u32) -> Option<String> {
+        self.functions.object_name(ty, oid)
+    }
+
+    fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError> {
+        self.functions.object_oid(ty, name)
     }
 
     fn statement_timeout(&self) -> Option<Duration> {

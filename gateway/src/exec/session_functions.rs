@@ -11,7 +11,7 @@ use std::{
 use cortex_functions::session::SessionFunctions;
 use cortex_planner::catalog::{Catalog, Sequence, SystemRelations};
 use cortex_shard_api::{
-    Datum, Oid, ShardId, ValueError, ValueErrorKind,
+    Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind,
     client::SequenceState,
 };
 
@@ -74,6 +74,16 @@ impl SessionHandle {
     pub fn system_relations(self: &Arc<Self>, catalog: &Arc<Catalog>) -> Arc<dyn SystemRelations> {
         self.state().catalog = catalog.clone();
         Arc::new(NoRelations)
+    }
+
+    /// How `regclass` and its like print an OID.
+    pub fn object_name(&self, _ty: SqlType, _oid: u32) -> Option<String> {
+        None
+    }
+
+    /// How `regclass` and its like read a name.
+    pub fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError> {
+        Err(ValueError::invalid_text(ty.sql_name(), name).into())
     }
 
     /// DISCARD SEQUENCES.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cortex_functions::scalar;
-use cortex_planner::bind::{Binder, Clause, Scope, types::type_by_text};
+use cortex_planner::bind::{Binder, Clause, Scope, types::data_type};
 use cortex_shard_api::{Datum, SqlType, TypeMod};
 
 use super::{
@@ -16,7 +16,7 @@ use crate::{
     error::{PgError, SqlState},
     parse::{
         Ast, DiscardTarget, IsolationLevel, Parsed, ParsedText, SetScope, SetValue,
-        TransactionStatement,
+        TransactionStatement, parse_type,
     },
     statement::{Execution, Prepared, RowSource, RowsTag},
 };
@@ -356,8 +356,8 @@ impl Session {
         }
         let types = types
             .iter()
-            .map(|text| type_by_text(text).map(|ty| Some(ty.ty)))
-            .collect::<Result<Vec<Option<SqlType>>, _>>()?;
+            .map(|text| Ok(Some(data_type(&parse_type(text)?)?.ty)))
+            .collect::<Result<Vec<Option<SqlType>>, PgError>>()?;
         let parsed = Parsed {
             sql: statement.sql.clone(),
             offset: 0,

@@ -210,6 +210,18 @@ fn parse_expression(
     Ok(expression)
 }
 
+/// Parses a type's name, e.g. of PREPARE's parameters.
+pub fn parse_type(text: &str) -> Result<sqlparser::ast::DataType, PgError> {
+    let dialect = PostgreSqlDialect {};
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokenize(text)?);
+    let ty = parser.parse_data_type().map_err(|error| syntax_error(text, &error))?;
+    let rest = parser.peek_token_ref();
+    if rest.token != Token::EOF {
+        return Err(near(text, rest));
+    }
+    Ok(ty)
+}
+
 /// Refuses what would overflow a stack later: deep nesting and long operator chains.
 fn check_bounds(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), PgError> {
     // One counter of chained operators for each open parenthesis; a comma starts the next element.

@@ -110,10 +110,7 @@ impl Binder<'_> {
 
 fn output(expr: &super::TypedExpr, name: String) -> OutputColumn {
     let source = match &expr.kind {
-        Kind::Column { column, level: 0 } => {
-            let (oid, attribute) = column.source();
-            (oid.0, attribute)
-        }
+        Kind::Column { column, level: 0 } => column.source(),
         _ => (0, 0),
     };
     OutputColumn { name, ty: expr.ty, source }

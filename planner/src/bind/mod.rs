@@ -60,6 +60,9 @@ pub mod fast;
 /// Statements that change the catalog.
 pub mod ddl;
 
+/// Expressions and queries inside schema changes.
+pub mod ddl_binder;
+
 /// One column of a statement's answer.
 #[derive(Clone, Debug)]
 pub struct OutputColumn {

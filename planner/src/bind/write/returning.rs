@@ -66,10 +66,7 @@ fn push(
     columns: &mut Vec<OutputColumn>,
 ) -> Result<(), PlanError> {
     let source = match &expr.kind {
-        Kind::Column { column, level: 0 } => {
-            let (oid, attribute) = column.source();
-            (oid.0, attribute)
-        }
+        Kind::Column { column, level: 0 } => column.source(),
         _ => (0, 0),
     };
     exprs.push(expr.to_scalar().ok_or_else(unsupported)?);

@@ -78,7 +78,7 @@ pub struct BoundQuery {
 pub struct DdlEnvironment<'a> {
     pub search_path: &'a [String],
     pub system: &'a Arc<dyn SystemRelations>,
-    pub binder: &'a dyn DdlBinder,
+    pub binder: &'a (dyn DdlBinder + Sync),
     pub eval: &'a EvalContext,
     pub current_role: Oid,
     /// Data shards, ascending.
@@ -86,7 +86,7 @@ pub struct DdlEnvironment<'a> {
     pub default_shard_by: DefaultShardBy,
     pub schema_placement: SchemaPlacement,
     /// Makes a SCRAM verifier of a password.
-    pub password_verifier: &'a dyn Fn(&str) -> String,
+    pub password_verifier: &'a (dyn Fn(&str) -> String + Sync),
 }
 
 /// `cortex.default_shard_by`
