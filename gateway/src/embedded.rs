@@ -39,7 +39,8 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     };
     let all = clients(&shards);
     let (meta, data) = all.split_first().ok_or_else(|| anyhow!("there is no meta shard"))?;
-    let store = CatalogStore::open(meta.clone(), data.to_vec()).await.map_err(|e| anyhow!("{e}"))?;
+    let store =
+        CatalogStore::open(meta.clone(), data.to_vec()).await.map_err(|e| anyhow!("{e}"))?;
     let store = Arc::new(store);
     let queries = query_runtime()?;
     let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());

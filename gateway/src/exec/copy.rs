@@ -1,7 +1,11 @@
 //! COPY.
 
 use super::session::Session;
-use crate::{error::PgError, parse::{CopyStatement, Parsed}, statement::Execution};
+use crate::{
+    error::PgError,
+    parse::{CopyStatement, Parsed},
+    statement::Execution,
+};
 
 impl Session {
     pub async fn run_copy(

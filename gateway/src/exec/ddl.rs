@@ -7,20 +7,16 @@ use cortex_functions::session::EvalContext;
 use cortex_planner::{
     bind::{
         Binder,
-        ddl_binder::StatementBinder,
         ddl::{
             DdlCommand,
             plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement},
         },
+        ddl_binder::StatementBinder,
         write::{BoundConflict, BoundInsert, BoundWrite, InsertSource},
     },
     catalog::{Catalog, Namespace},
 };
-use cortex_shard_api::{
-    Datum, Oid, ScalarExpr,
-    client::RequestContext,
-    value::text,
-};
+use cortex_shard_api::{Datum, Oid, ScalarExpr, client::RequestContext, value::text};
 use futures::StreamExt;
 use sqlparser::ast::{Query, Statement};
 

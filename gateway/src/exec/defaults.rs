@@ -107,10 +107,12 @@ async fn reserve(
 fn sequence_of(expr: &ScalarExpr) -> Option<Oid> {
     match expr {
         ScalarExpr::Cast { arg, .. } => sequence_of(arg),
-        ScalarExpr::Call { function, args, .. } if function.starts_with("nextval(") => match &args[..] {
-            [ScalarExpr::Literal { value: Datum::Oid(oid), .. }] => Some(Oid(*oid)),
-            _ => None,
-        },
+        ScalarExpr::Call { function, args, .. } if function.starts_with("nextval(") => {
+            match &args[..] {
+                [ScalarExpr::Literal { value: Datum::Oid(oid), .. }] => Some(Oid(*oid)),
+                _ => None,
+            }
+        }
         // Integer casts may be calls of their own, e.g. `int4(int8)`.
         ScalarExpr::Call { args, function, .. } if function.starts_with("int") => match &args[..] {
             [arg] => sequence_of(arg),

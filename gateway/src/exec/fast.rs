@@ -1,10 +1,8 @@
 //! The fast path of reads: one row by primary key, without DataFusion and Arrow.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use cortex_functions::{scalar, session::EvalContext};
@@ -91,7 +89,9 @@ pub(super) fn primary_key(
     let mut values = Vec::with_capacity(exprs.len());
     for expr in exprs {
         let value = match expr {
-            ScalarExpr::Parameter { index, .. } => parameters.get(*index).cloned().unwrap_or_default(),
+            ScalarExpr::Parameter { index, .. } => {
+                parameters.get(*index).cloned().unwrap_or_default()
+            }
             ScalarExpr::Literal { value, .. } => value.clone(),
             other => scalar::evaluate(other, &[], parameters, eval)?,
         };

@@ -35,7 +35,8 @@ impl Shards {
 
     /// 58000 for a shard that is not there.
     pub fn get(&self, shard: ShardId) -> Result<Arc<dyn ShardClient>, PgError> {
-        let missing = || ShardError::Unavailable { shard, reason: "it is not registered".to_owned() };
+        let missing =
+            || ShardError::Unavailable { shard, reason: "it is not registered".to_owned() };
         self.0.get(&shard).cloned().ok_or_else(|| missing().into())
     }
 

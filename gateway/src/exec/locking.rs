@@ -54,9 +54,9 @@ impl Session {
             if let Some(batches) = self.lock_all(query, batches).await? {
                 let width = query.bound.columns.len();
                 let columns: Vec<usize> = (0..width).collect();
-                let shown = batches
-                    .into_iter()
-                    .map(move |batch| batch.project(&columns).map_err(|e| PgError::internal(e.to_string())));
+                let shown = batches.into_iter().map(move |batch| {
+                    batch.project(&columns).map_err(|e| PgError::internal(e.to_string()))
+                });
                 return Ok(Execution::Rows {
                     columns: query.bound.columns.clone().into(),
                     rows: RowSource::Batches(Box::pin(stream::iter(shown.collect::<Vec<_>>()))),

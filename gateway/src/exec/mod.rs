@@ -88,9 +88,7 @@ async fn dispatch(
             session.run_write(write, &plan.parameters, parameters, autocommit).await
         }
         Plan::Ddl(command) => session.run_ddl(command, &plan.parsed.sql).await,
-        Plan::Explain(inner) => {
-            session.run_explain(&plan.parsed.ast, inner, parameters).await
-        }
+        Plan::Explain(inner) => session.run_explain(&plan.parsed.ast, inner, parameters).await,
         Plan::Utility => session.run_utility(prepared, &plan.parsed, autocommit).await,
     }
 }

@@ -153,14 +153,12 @@ pub(super) fn text_columns(names: &[&str]) -> Arc<[OutputColumn]> {
 }
 
 /// What the utility statements that return rows describe.
-fn utility_columns(
-    session: &Session,
-    ast: &Ast,
-) -> Result<Option<Arc<[OutputColumn]>>, PgError> {
+fn utility_columns(session: &Session, ast: &Ast) -> Result<Option<Arc<[OutputColumn]>>, PgError> {
     Ok(match ast {
         Ast::Show { name: None } => Some(text_columns(&["name", "setting", "description"])),
         Ast::Show { name: Some(name) } => {
-            let shown = super::settings::Settings::definition(name).map_or(name.as_str(), |it| it.name);
+            let shown =
+                super::settings::Settings::definition(name).map_or(name.as_str(), |it| it.name);
             Some(text_columns(&[shown]))
         }
         Ast::Fetch { cursor, discard: false, .. } => Some(session.cursors.columns(cursor)?),
@@ -224,7 +222,9 @@ pub(super) fn bind_copy_query(
 ) -> Result<Plan, PgError> {
     let (plan, parameters) = bind_statement(session, sql, statement, Vec::new())?;
     if !parameters.is_empty() {
-        return Err(PlanError::new(PlanErrorKind::UndefinedParameter, "there is no parameter $1").into());
+        return Err(
+            PlanError::new(PlanErrorKind::UndefinedParameter, "there is no parameter $1").into()
+        );
     }
     Ok(plan)
 }

@@ -178,14 +178,15 @@ fn with_parameters(
     parameters: &[Datum],
 ) -> Result<LogicalPlan, PgError> {
     let values = param_values(parameters, types)?;
-    let plan = plan
-        .replace_params_with_values(&ParamValues::from(values))
-        .map_err(query_error)?;
+    let plan = plan.replace_params_with_values(&ParamValues::from(values)).map_err(query_error)?;
     run.state.optimize(&plan).map_err(query_error)
 }
 
 /// All batches of a stream, for callers that bounded it themselves.
-pub(crate) async fn collect(mut batches: Batches, rows_max: usize) -> Result<Vec<RecordBatch>, PgError> {
+pub(crate) async fn collect(
+    mut batches: Batches,
+    rows_max: usize,
+) -> Result<Vec<RecordBatch>, PgError> {
     let (mut collected, mut rows) = (Vec::new(), 0);
     while let Some(batch) = batches.next().await {
         let batch = batch?;
@@ -217,7 +218,9 @@ pub(crate) fn query_error(error: DataFusionError) -> PgError {
                 "Raise cortex.query_memory, or filter and aggregate so that less is held at once.",
             )
         }
-        Failure::Unsupported(what) => PgError::unsupported(what, "Rewrite the query, or see COMPAT.md."),
+        Failure::Unsupported(what) => {
+            PgError::unsupported(what, "Rewrite the query, or see COMPAT.md.")
+        }
         Failure::Other(what) => PgError::internal(what),
     }
 }

@@ -3,11 +3,7 @@
 //! Lives here: the order of things around a statement (failed transactions, implicit transactions, commit). Not here: what
 //! statements do (`query`, `fast`, `write`, `ddl`, `copy_*`, `utility`), bytes (`crate::session`).
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cortex_functions::session::EvalContext;
@@ -290,7 +286,8 @@ impl Session {
             self.begin(Block::Implicit);
         }
         let parameters: Arc<[Datum]> = parameters.into();
-        let execution = Box::pin(super::dispatch(self, &prepared, plan, parameters, autocommit)).await?;
+        let execution =
+            Box::pin(super::dispatch(self, &prepared, plan, parameters, autocommit)).await?;
         let implicit = self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
         if autocommit && implicit {
             self.commit().await?;

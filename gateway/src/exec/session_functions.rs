@@ -11,8 +11,7 @@ use std::{
 use cortex_functions::session::SessionFunctions;
 use cortex_planner::catalog::{Catalog, Sequence, SystemRelations};
 use cortex_shard_api::{
-    Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind,
-    client::SequenceState,
+    Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind, client::SequenceState,
 };
 
 use super::{
@@ -109,7 +108,9 @@ impl SessionHandle {
     fn sequence(&self, argument: Option<&Datum>) -> Result<Arc<Sequence>, ValueError> {
         let oid = match argument {
             Some(Datum::Oid(oid)) => Oid(*oid),
-            _ => return Err(ValueError::new(ValueErrorKind::Internal, "a sequence's OID is wanted")),
+            _ => {
+                return Err(ValueError::new(ValueErrorKind::Internal, "a sequence's OID is wanted"));
+            }
         };
         let catalog = self.state().catalog.clone();
         catalog.sequences.get(&oid).cloned().ok_or_else(|| {
@@ -187,7 +188,8 @@ impl SessionHandle {
 }
 
 fn sequence_error(sequence: &Sequence, error: &PgError) -> ValueError {
-    let message = error.message.replace("of sequence", &format!("of sequence \"{}\"", sequence.name));
+    let message =
+        error.message.replace("of sequence", &format!("of sequence \"{}\"", sequence.name));
     ValueError::new(ValueErrorKind::OutOfRange, message)
 }
 
@@ -229,7 +231,11 @@ impl SessionFunctions for SessionHandle {
 struct NoRelations;
 
 impl SystemRelations for NoRelations {
-    fn relation(&self, _schema: &str, _name: &str) -> Option<Arc<cortex_planner::catalog::SystemRelation>> {
+    fn relation(
+        &self,
+        _schema: &str,
+        _name: &str,
+    ) -> Option<Arc<cortex_planner::catalog::SystemRelation>> {
         None
     }
 }

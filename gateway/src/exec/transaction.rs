@@ -254,6 +254,11 @@ mod tests {
         assert_eq!(code(&[ok(1), unknown(2)]), Some("40003"));
         assert_eq!(code(&[unknown(1), failed(2)]), Some("40003"));
         let error = report(&[ok(1), failed(2)]).expect_err("partial");
-        assert!(error.detail.as_deref().is_some_and(|it| it.starts_with("Shard 1: committed.\nShard 2: not")));
+        assert!(
+            error
+                .detail
+                .as_deref()
+                .is_some_and(|it| it.starts_with("Shard 1: committed.\nShard 2: not"))
+        );
     }
 }

@@ -358,11 +358,8 @@ impl Session {
             .iter()
             .map(|text| Ok(Some(data_type(&parse_type(text)?)?.ty)))
             .collect::<Result<Vec<Option<SqlType>>, PgError>>()?;
-        let parsed = Parsed {
-            sql: statement.sql.clone(),
-            offset: 0,
-            ast: Arc::new(statement.ast.clone()),
-        };
+        let parsed =
+            Parsed { sql: statement.sql.clone(), offset: 0, ast: Arc::new(statement.ast.clone()) };
         let prepared = self.prepare_now(&parsed, types)?;
         self.named.insert(name.to_owned(), Arc::new(prepared));
         Ok(command("PREPARE"))
@@ -406,7 +403,8 @@ impl Session {
                 column: "parameter",
                 ty: TypeMod::plain(*ty),
             };
-            let bound = binder.bind_assignment(argument, &Scope::empty(), Clause::Values, target)?;
+            let bound =
+                binder.bind_assignment(argument, &Scope::empty(), Clause::Values, target)?;
             let Some(scalar) = bound.to_scalar() else {
                 return Err(PgError::unsupported(
                     "EXECUTE takes constant arguments",
@@ -454,8 +452,7 @@ impl Session {
             ));
         }
         self.require_block("DECLARE CURSOR")?;
-        let parsed =
-            Parsed { sql: query.sql.clone(), offset: 0, ast: Arc::new(query.ast.clone()) };
+        let parsed = Parsed { sql: query.sql.clone(), offset: 0, ast: Arc::new(query.ast.clone()) };
         let prepared = Arc::new(self.prepare_now(&parsed, Vec::new())?);
         let plan = PreparedPlan::of(&prepared)?;
         let execution =
@@ -477,7 +474,9 @@ fn command(tag: impl Into<String>) -> Execution {
 /// 0A000 for the levels that are not there yet; READ UNCOMMITTED is READ COMMITTED, as in Postgres.
 fn check_isolation(level: Option<IsolationLevel>) -> Result<(), PgError> {
     let name = match level {
-        None | Some(IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted) => return Ok(()),
+        None | Some(IsolationLevel::ReadUncommitted | IsolationLevel::ReadCommitted) => {
+            return Ok(());
+        }
         Some(IsolationLevel::RepeatableRead) => "REPEATABLE READ",
         Some(IsolationLevel::Serializable) => "SERIALIZABLE",
     };
@@ -492,4 +491,3 @@ fn quote_if_needed(name: &str) -> String {
     let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain && !name.is_empty() { name.to_owned() } else { format!("\"{name}\"") }
 }
-

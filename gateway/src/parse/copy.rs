@@ -93,8 +93,11 @@ pub(super) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<CopySt
         legacy_options(&mut cursor, &mut options)?;
     }
     if cursor.is_word("where") {
-        return Err(PgError::new(SqlState::FEATURE_NOT_SUPPORTED, "COPY FROM ... WHERE is not supported")
-            .with_hint("Copy into a staging table and INSERT ... SELECT ... WHERE from it."));
+        return Err(PgError::new(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            "COPY FROM ... WHERE is not supported",
+        )
+        .with_hint("Copy into a staging table and INSERT ... SELECT ... WHERE from it."));
     }
     cursor.expect_end()?;
     if let CopySource::Query(_) = source
@@ -121,7 +124,9 @@ fn direction(cursor: &mut Cursor<'_>) -> Result<CopyDirection, PgError> {
             SqlState::INSUFFICIENT_PRIVILEGE,
             "COPY from or to files and programs of the server is not allowed",
         )
-        .with_hint("Anyone can COPY to stdout or from stdin. psql's \\copy command also works for anyone."));
+        .with_hint(
+            "Anyone can COPY to stdout or from stdin. psql's \\copy command also works for anyone.",
+        ));
     }
     Err(cursor.unexpected())
 }
@@ -205,8 +210,11 @@ fn encoding(name: &str) -> Result<(), PgError> {
     if name.eq_ignore_ascii_case("utf8") || name.eq_ignore_ascii_case("utf-8") {
         return Ok(());
     }
-    Err(PgError::new(SqlState::FEATURE_NOT_SUPPORTED, format!("encoding \"{name}\" is not supported"))
-        .with_hint("Data is UTF-8 throughout."))
+    Err(PgError::new(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("encoding \"{name}\" is not supported"),
+    )
+    .with_hint("Data is UTF-8 throughout."))
 }
 
 /// `WITH CSV HEADER DELIMITER ',' NULL AS ''`, as before Postgres 9.0.

@@ -24,8 +24,8 @@ use sqlparser::{
 pub use self::{
     copy::{CopyDirection, CopyFormat, CopyOptions, CopySource, CopyStatement},
     utility::{
-        DiscardTarget, ExplainFormat, ExplainOptions, FetchCount, IsolationLevel, SetScope, SetValue,
-        TransactionStatement,
+        DiscardTarget, ExplainFormat, ExplainOptions, FetchCount, IsolationLevel, SetScope,
+        SetValue, TransactionStatement,
     },
 };
 use crate::error::{PgError, SqlState};
@@ -51,24 +51,58 @@ pub enum Ast {
     /// Schema changes: read by the planner's own parser.
     Ddl(Box<DdlCommand>),
     Transaction(TransactionStatement),
-    Set { name: String, value: SetValue, scope: SetScope },
-    Show { name: Option<String> },
+    Set {
+        name: String,
+        value: SetValue,
+        scope: SetScope,
+    },
+    Show {
+        name: Option<String>,
+    },
     /// RESET name, or ALL.
-    Reset { name: Option<String> },
+    Reset {
+        name: Option<String>,
+    },
     Discard(DiscardTarget),
     Copy(Box<CopyStatement>),
-    Explain { options: ExplainOptions, statement: Box<Ast> },
+    Explain {
+        options: ExplainOptions,
+        statement: Box<Ast>,
+    },
     /// VACUUM [ANALYZE] and ANALYZE: the tables named, none for all.
-    Maintenance { command: &'static str, tables: Vec<Vec<String>> },
+    Maintenance {
+        command: &'static str,
+        tables: Vec<Vec<String>>,
+    },
     Checkpoint,
-    Prepare { name: String, types: Vec<String>, statement: Box<ParsedText> },
-    Execute { name: String, arguments: Vec<sqlparser::ast::Expr> },
+    Prepare {
+        name: String,
+        types: Vec<String>,
+        statement: Box<ParsedText>,
+    },
+    Execute {
+        name: String,
+        arguments: Vec<sqlparser::ast::Expr>,
+    },
     /// `None`: ALL.
-    Deallocate { name: Option<String> },
-    DeclareCursor { name: String, hold: bool, scroll: bool, query: Box<ParsedText> },
-    Fetch { cursor: String, count: FetchCount, discard: bool },
+    Deallocate {
+        name: Option<String>,
+    },
+    DeclareCursor {
+        name: String,
+        hold: bool,
+        scroll: bool,
+        query: Box<ParsedText>,
+    },
+    Fetch {
+        cursor: String,
+        count: FetchCount,
+        discard: bool,
+    },
     /// `None`: ALL.
-    CloseCursor { name: Option<String> },
+    CloseCursor {
+        name: Option<String>,
+    },
     /// UNLISTEN: harmless, since LISTEN is refused.
     Unlisten,
 }
@@ -268,8 +302,19 @@ fn check_bounds(sql: &str, tokens: &[TokenWithSpan]) -> Result<(), PgError> {
 
 fn is_operator_word(word: &str) -> bool {
     const WORDS: [&str; 13] = [
-        "and", "or", "not", "is", "like", "ilike", "between", "in", "when", "union", "intersect",
-        "except", "join",
+        "and",
+        "or",
+        "not",
+        "is",
+        "like",
+        "ilike",
+        "between",
+        "in",
+        "when",
+        "union",
+        "intersect",
+        "except",
+        "join",
     ];
     WORDS.iter().any(|operator| word.eq_ignore_ascii_case(operator))
 }
@@ -324,9 +369,9 @@ fn first_lexeme(text: &str) -> &str {
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location() else {
         return text.split_whitespace().next().unwrap_or_default();
     };
-    tokens.first().map_or("", |token| {
-        text.get(..byte_offset(text, token.span.end)).unwrap_or_default()
-    })
+    tokens
+        .first()
+        .map_or("", |token| text.get(..byte_offset(text, token.span.end)).unwrap_or_default())
 }
 
 /// Byte offset of a location (lines and columns count from 1, in characters).
@@ -405,6 +450,9 @@ mod tests {
             assert!(copy.options.header && copy.options.null.as_deref() == Some("x"));
             assert_eq!(copy.options.format, CopyFormat::Csv);
         }
-        assert_eq!(error("copy t from '/etc/passwd'").0, "COPY from or to files and programs of the server is not allowed");
+        assert_eq!(
+            error("copy t from '/etc/passwd'").0,
+            "COPY from or to files and programs of the server is not allowed"
+        );
     }
 }

@@ -9,14 +9,25 @@ use crate::error::{PgError, SqlState};
 /// BEGIN and its kin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransactionStatement {
-    Begin { isolation: Option<IsolationLevel>, read_only: Option<bool> },
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Begin {
+        isolation: Option<IsolationLevel>,
+        read_only: Option<bool>,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(String),
     Release(String),
     RollbackTo(String),
     /// SET TRANSACTION, or SET SESSION CHARACTERISTICS AS TRANSACTION.
-    Set { isolation: Option<IsolationLevel>, read_only: Option<bool>, session: bool },
+    Set {
+        isolation: Option<IsolationLevel>,
+        read_only: Option<bool>,
+        session: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,36 +91,37 @@ pub(super) fn parse(sql: &str, tokens: &[TokenWithSpan]) -> Result<Option<Ast>, 
     if first.quote_style.is_some() {
         return Ok(None);
     }
-    let parse: fn(&mut Cursor<'_>) -> Result<Ast, PgError> = match first.value.to_ascii_lowercase().as_str() {
-        "begin" | "start" => begin,
-        "commit" | "end" => commit,
-        "rollback" | "abort" => rollback,
-        "savepoint" => savepoint,
-        "release" => release,
-        "set" => set,
-        "show" => show,
-        "reset" => reset,
-        "discard" => discard,
-        "explain" => explain,
-        "vacuum" => vacuum,
-        "analyze" | "analyse" => analyze,
-        "checkpoint" => checkpoint,
-        "prepare" => prepare,
-        "execute" => execute,
-        "deallocate" => deallocate,
-        "declare" => declare,
-        "fetch" => |cursor| fetch(cursor, false),
-        "move" => |cursor| fetch(cursor, true),
-        "close" => close,
-        "unlisten" => unlisten,
-        "table" => return table(sql, &mut cursor).map(Some),
-        _ => {
-            return match refused(&first.value.to_ascii_lowercase()) {
-                Some(error) => Err(error),
-                None => Ok(None),
-            };
-        }
-    };
+    let parse: fn(&mut Cursor<'_>) -> Result<Ast, PgError> =
+        match first.value.to_ascii_lowercase().as_str() {
+            "begin" | "start" => begin,
+            "commit" | "end" => commit,
+            "rollback" | "abort" => rollback,
+            "savepoint" => savepoint,
+            "release" => release,
+            "set" => set,
+            "show" => show,
+            "reset" => reset,
+            "discard" => discard,
+            "explain" => explain,
+            "vacuum" => vacuum,
+            "analyze" | "analyse" => analyze,
+            "checkpoint" => checkpoint,
+            "prepare" => prepare,
+            "execute" => execute,
+            "deallocate" => deallocate,
+            "declare" => declare,
+            "fetch" => |cursor| fetch(cursor, false),
+            "move" => |cursor| fetch(cursor, true),
+            "close" => close,
+            "unlisten" => unlisten,
+            "table" => return table(sql, &mut cursor).map(Some),
+            _ => {
+                return match refused(&first.value.to_ascii_lowercase()) {
+                    Some(error) => Err(error),
+                    None => Ok(None),
+                };
+            }
+        };
     let keep_first = matches!(first.value.to_ascii_lowercase().as_str(), "analyze" | "analyse");
     if !keep_first {
         cursor.advance();
@@ -124,7 +136,9 @@ fn refused(word: &str) -> Option<PgError> {
         "do" => "Run the statements themselves; procedural code is not supported.",
         "call" => "Procedures are not supported.",
         "merge" => "Use INSERT ... ON CONFLICT DO UPDATE.",
-        "reindex" => "Indexes are maintained by the shards; DROP INDEX and CREATE INDEX build one anew.",
+        "reindex" => {
+            "Indexes are maintained by the shards; DROP INDEX and CREATE INDEX build one anew."
+        }
         "cluster" => "Rows are always stored in primary key order.",
         "load" => "Extensions in shared libraries cannot be loaded.",
         "lock" => "Use SELECT ... FOR UPDATE to lock rows.",
@@ -149,7 +163,8 @@ fn table(sql: &str, cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     let tokens = super::tokenize(&rewritten)?;
     parse_tokens(&rewritten, tokens).map_err(|mut error| {
         let before = sql.len() - text.len();
-        error.position = error.position.map(|position| (position + before).saturating_sub(prefix.len()));
+        error.position =
+            error.position.map(|position| (position + before).saturating_sub(prefix.len()));
         error
     })
 }
@@ -252,12 +267,20 @@ fn set(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     if cursor.take_words(&["session", "characteristics", "as", "transaction"]) {
         let (isolation, read_only) = transaction_modes(cursor)?;
         cursor.expect_end()?;
-        return Ok(Ast::Transaction(TransactionStatement::Set { isolation, read_only, session: true }));
+        return Ok(Ast::Transaction(TransactionStatement::Set {
+            isolation,
+            read_only,
+            session: true,
+        }));
     }
     if cursor.take_word("transaction") {
         let (isolation, read_only) = transaction_modes(cursor)?;
         cursor.expect_end()?;
-        return Ok(Ast::Transaction(TransactionStatement::Set { isolation, read_only, session: false }));
+        return Ok(Ast::Transaction(TransactionStatement::Set {
+            isolation,
+            read_only,
+            session: false,
+        }));
     }
     let scope = if cursor.take_word("local") {
         SetScope::Local
@@ -283,7 +306,11 @@ fn set(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     } else {
         cursor.qualified_name()?.join(".")
     };
-    if !cursor.take_word("to") && !cursor.take(&Token::Eq) && name != "client_encoding" && name != "session_authorization" {
+    if !cursor.take_word("to")
+        && !cursor.take(&Token::Eq)
+        && name != "client_encoding"
+        && name != "session_authorization"
+    {
         return Err(cursor.unexpected());
     }
     let value = set_value(cursor)?;
@@ -374,9 +401,20 @@ fn explain(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     let mut options = ExplainOptions::default();
     // `EXPLAIN (SELECT 1)` explains a query in parentheses.
     let is_option_list = cursor.peek() == Some(&Token::LParen)
-        && ["analyze", "verbose", "costs", "settings", "generic_plan", "buffers", "wal", "timing", "summary", "format"]
-            .iter()
-            .any(|word| cursor.is_word_at(1, word));
+        && [
+            "analyze",
+            "verbose",
+            "costs",
+            "settings",
+            "generic_plan",
+            "buffers",
+            "wal",
+            "timing",
+            "summary",
+            "format",
+        ]
+        .iter()
+        .any(|word| cursor.is_word_at(1, word));
     if is_option_list {
         cursor.advance();
         loop {
@@ -475,7 +513,10 @@ fn vacuum(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     if cursor.take(&Token::LParen) {
         cursor.parenthesized()?;
     } else {
-        while ["full", "freeze", "verbose", "analyze", "analyse"].iter().any(|word| cursor.take_word(word)) {}
+        while ["full", "freeze", "verbose", "analyze", "analyse"]
+            .iter()
+            .any(|word| cursor.take_word(word))
+        {}
     }
     let tables = table_list(cursor)?;
     Ok(Ast::Maintenance { command: "VACUUM", tables })
@@ -520,7 +561,10 @@ fn prepare(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     let mut types = Vec::new();
     if cursor.take(&Token::LParen) {
         let tokens = cursor.parenthesized()?;
-        types = split_at_commas(&tokens).into_iter().map(|tokens| text_of(cursor.sql, tokens)).collect();
+        types = split_at_commas(&tokens)
+            .into_iter()
+            .map(|tokens| text_of(cursor.sql, tokens))
+            .collect();
     }
     cursor.expect_word("as")?;
     let statement = Box::new(parse_rest(cursor)?);
@@ -577,14 +621,20 @@ fn declare(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
     let name = cursor.identifier()?;
     let mut scroll = false;
     loop {
-        if cursor.take_words(&["no", "scroll"]) || cursor.take_word("insensitive") || cursor.take_word("asensitive") {
+        if cursor.take_words(&["no", "scroll"])
+            || cursor.take_word("insensitive")
+            || cursor.take_word("asensitive")
+        {
             continue;
         }
         if cursor.take_word("scroll") {
             scroll = true;
         } else if cursor.take_word("binary") {
-            return Err(PgError::new(SqlState::FEATURE_NOT_SUPPORTED, "binary cursors are not supported")
-                .with_hint("Ask for binary results in the extended protocol."));
+            return Err(PgError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "binary cursors are not supported",
+            )
+            .with_hint("Ask for binary results in the extended protocol."));
         } else {
             break;
         }

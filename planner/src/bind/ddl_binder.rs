@@ -57,8 +57,13 @@ impl DdlBinder for StatementBinder<'_> {
         }
         bound.to_scalar().ok_or_else(|| {
             let clause = if target.is_some() { "DEFAULT expression" } else { "check constraint" };
-            PlanError::new(crate::PlanErrorKind::Unsupported, format!("cannot use subquery in {clause}"))
-                .with_hint(format!("Expressions over the row nest at most {DEPTH_MAX} deep and have no queries."))
+            PlanError::new(
+                crate::PlanErrorKind::Unsupported,
+                format!("cannot use subquery in {clause}"),
+            )
+            .with_hint(format!(
+                "Expressions over the row nest at most {DEPTH_MAX} deep and have no queries."
+            ))
         })
     }
 

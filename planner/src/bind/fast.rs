@@ -44,17 +44,21 @@ impl Binder<'_> {
 
     fn fast_select(&mut self, select: &Select) -> Option<FastSelect> {
         let [from] = &select.from[..] else { return None };
-        let TableFactor::Table { name, alias, args: None, .. } = &from.relation else { return None };
+        let TableFactor::Table { name, alias, args: None, .. } = &from.relation else {
+            return None;
+        };
         if !from.joins.is_empty() || alias.as_ref().is_some_and(|alias| !alias.columns.is_empty()) {
             return None;
         }
         let (schema, relation) = super::write::split_name(name).ok()?;
-        let Some(Relation::Table(table)) = self.namespace.relation(schema.as_deref(), &relation) else {
+        let Some(Relation::Table(table)) = self.namespace.relation(schema.as_deref(), &relation)
+        else {
             return None;
         };
         let alias = alias.as_ref().map(|alias| fold_ident(&alias.name));
         let scope = Scope::of_table(&table, alias.as_deref());
-        let predicate = self.bind_predicate(select.selection.as_ref()?, &scope, Clause::Where).ok()?;
+        let predicate =
+            self.bind_predicate(select.selection.as_ref()?, &scope, Clause::Where).ok()?;
         let (key, predicate) = key_of(&table, &predicate)?;
         let mut projection = Vec::new();
         let mut columns = Vec::new();
@@ -65,7 +69,13 @@ impl Binder<'_> {
                     self.fast_column(expr, name, &scope, &mut projection, &mut columns)?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {
-                    self.fast_column(expr, fold_ident(alias), &scope, &mut projection, &mut columns)?;
+                    self.fast_column(
+                        expr,
+                        fold_ident(alias),
+                        &scope,
+                        &mut projection,
+                        &mut columns,
+                    )?;
                 }
                 SelectItem::Wildcard(options) if options.to_string().is_empty() => {
                     for column in &scope.visible {
@@ -73,7 +83,10 @@ impl Binder<'_> {
                         columns.push(output(&column.expr, column.name.clone()));
                     }
                 }
-                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), _)
+                SelectItem::QualifiedWildcard(
+                    SelectItemQualifiedWildcardKind::ObjectName(_),
+                    _,
+                )
                 | SelectItem::Wildcard(_)
                 | SelectItem::QualifiedWildcard(..)
                 | SelectItem::ExprWithAliases { .. } => return None,
@@ -86,7 +99,14 @@ impl Binder<'_> {
                 _ => None,
             })
             .collect();
-        Some(FastSelect { table, key, predicate, projection, plain_columns, columns: columns.into() })
+        Some(FastSelect {
+            table,
+            key,
+            predicate,
+            projection,
+            plain_columns,
+            columns: columns.into(),
+        })
     }
 
     fn fast_column(

@@ -34,16 +34,16 @@ pub(super) fn accept(definition: &Definition, value: &str) -> Result<String, PgE
             .iter()
             .find(|word| word.eq_ignore_ascii_case(value))
             .map(|word| (*word).to_owned())
-            .ok_or_else(|| {
-                invalid().with_hint(format!("Available values: {}.", words.join(", ")))
-            }),
+            .ok_or_else(|| invalid().with_hint(format!("Available values: {}.", words.join(", ")))),
         Kind::TimeZone => time_zone_of(value).map(|_| value.to_owned()).ok_or_else(invalid),
         Kind::DateStyle => date_style(value).ok_or_else(|| {
             PgError::new(
                 SqlState::FEATURE_NOT_SUPPORTED,
                 format!("DateStyle \"{value}\" is not supported"),
             )
-            .with_hint("Dates print in the ISO style; MDY and DMY choose how ambiguous input is read.")
+            .with_hint(
+                "Dates print in the ISO style; MDY and DMY choose how ambiguous input is read.",
+            )
         }),
         Kind::ReadOnly => Err(PgError::new(
             SqlState::CANT_CHANGE_RUNTIME_PARAM,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cortex_planner::bind::write::{BoundConflict, BoundInsert, InsertSource};
 use cortex_shard_api::{
-    Datum, ShardId,
+    ShardId,
     client::{OnConflict, Row, WriteOp},
     key,
 };
@@ -145,4 +145,3 @@ fn conflict(bound: &BoundConflict, run: &WriteRun) -> OnConflict {
         },
     }
 }
-

@@ -229,7 +229,8 @@ fn answer(
     };
     let mut rows = Vec::with_capacity(written.rows.len());
     for row in &written.rows {
-        let values = returning.exprs.iter().map(|it| scalar::evaluate(it, row, &run.parameters, &run.eval));
+        let values =
+            returning.exprs.iter().map(|it| scalar::evaluate(it, row, &run.parameters, &run.eval));
         rows.push(values.collect::<Result<Row, _>>()?);
     }
     Ok(Execution::Rows {

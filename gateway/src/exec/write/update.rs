@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::record_batch::RecordBatch;
-use cortex_planner::bind::write::{
-    BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey,
-};
+use cortex_planner::bind::write::{BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey};
 use cortex_shard_api::{
     Datum, LogIndex, ShardId, SqlType,
     client::{Key, RowUpdate, WriteOp, WriteOutcome},
@@ -75,7 +73,8 @@ impl Session {
         update: &BoundUpdate,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
-        let positions: Vec<usize> = run.table.live_columns().map(|(position, _)| position).collect();
+        let positions: Vec<usize> =
+            run.table.live_columns().map(|(position, _)| position).collect();
         let width = run.table.columns.len();
         let to_update = |key: Key, seen: LogIndex, values: Vec<Datum>| {
             let mut row = vec![Datum::Null; width];
@@ -84,7 +83,8 @@ impl Session {
             }
             RowUpdate { key, seen, row }
         };
-        let to_op = |rows: Vec<RowUpdate>| WriteOp::Update { rows, assigned: update.assigned.clone() };
+        let to_op =
+            |rows: Vec<RowUpdate>| WriteOp::Update { rows, assigned: update.assigned.clone() };
         let query = QueryPlan::new((*update.query).clone());
         self.write_found(&query, run, to_update, to_op).await
     }

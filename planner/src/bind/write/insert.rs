@@ -15,12 +15,7 @@ use super::{
 };
 use crate::{
     PlanError, PlanErrorKind,
-    bind::{
-        Binder, Clause, Scope, TypedExpr,
-        names::fold_ident,
-        typed::Kind,
-        types::Target,
-    },
+    bind::{Binder, Clause, Scope, TypedExpr, names::fold_ident, typed::Kind, types::Target},
     catalog::{Identity, Table},
 };
 
@@ -35,8 +30,12 @@ impl Binder<'_> {
         let source = match &insert.source {
             None => InsertSource::Values(vec![default_row(&table)]),
             Some(query) => match plain_values(query) {
-                Some(values) => self.bind_insert_values(&table, &targets, insert.columns.is_empty(), values)?,
-                None => self.bind_insert_query(&table, &targets, insert.columns.is_empty(), query)?,
+                Some(values) => {
+                    self.bind_insert_values(&table, &targets, insert.columns.is_empty(), values)?
+                }
+                None => {
+                    self.bind_insert_query(&table, &targets, insert.columns.is_empty(), query)?
+                }
             },
         };
         let on_conflict = self.bind_on_conflict(&table, alias.as_deref(), insert.on.as_ref())?;
@@ -90,7 +89,8 @@ impl Binder<'_> {
                     continue;
                 }
                 refuse_generated(table, *position)?;
-                let value = self.bind_value_for(table, *position, expr, &Scope::empty(), Clause::Values)?;
+                let value =
+                    self.bind_value_for(table, *position, expr, &Scope::empty(), Clause::Values)?;
                 bound[*position] = value.to_scalar().ok_or_else(|| {
                     PlanError::unsupported(
                         "subqueries in INSERT ... VALUES are not supported",
@@ -186,7 +186,9 @@ impl Binder<'_> {
         };
         let scope = Scope::with_excluded(table, alias);
         let mut assignments = Vec::new();
-        for (position, value) in self.bind_assignments(table, &update.assignments, &scope, Clause::OnConflict)? {
+        for (position, value) in
+            self.bind_assignments(table, &update.assignments, &scope, Clause::OnConflict)?
+        {
             refuse_shard_key(table, position)?;
             assignments.push((position, shard_scalar(&value)?));
         }
@@ -200,11 +202,7 @@ impl Binder<'_> {
     }
 
     /// The unique constraint that a conflict target names. 42P10 if there is none, 42704 for an unknown name.
-    fn arbiter(
-        &self,
-        table: &Table,
-        conflict: &OnConflict,
-    ) -> Result<Option<Arbiter>, PlanError> {
+    fn arbiter(&self, table: &Table, conflict: &OnConflict) -> Result<Option<Arbiter>, PlanError> {
         let descriptor = &table.descriptor;
         match &conflict.conflict_target {
             None => Ok(None),
@@ -213,7 +211,8 @@ impl Binder<'_> {
                 if descriptor.primary_key_name.as_deref() == Some(name.as_str()) {
                     return Ok(Some(Arbiter::PrimaryKey));
                 }
-                let index = descriptor.indexes.iter().position(|it| it.constraint && it.name == name);
+                let index =
+                    descriptor.indexes.iter().position(|it| it.constraint && it.name == name);
                 index.map(|index| Some(Arbiter::Index(index))).ok_or_else(|| {
                     PlanError::new(
                         PlanErrorKind::UndefinedObject,
@@ -254,7 +253,10 @@ impl Binder<'_> {
 
 /// The rows of a bare VALUES list, if the query is one.
 fn plain_values(query: &Query) -> Option<&Values> {
-    let bare = query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none();
+    let bare = query.with.is_none()
+        && query.order_by.is_none()
+        && query.limit_clause.is_none()
+        && query.fetch.is_none();
     match &*query.body {
         SetExpr::Values(values) if bare => Some(values),
         _ => None,
@@ -337,7 +339,9 @@ fn replace_parameter(expr: &mut ScalarExpr, value: &ScalarExpr) {
     match expr {
         ScalarExpr::Parameter { .. } => *expr = value.clone(),
         ScalarExpr::Cast { arg, .. } => replace_parameter(arg, value),
-        ScalarExpr::Call { args, .. } => args.iter_mut().for_each(|arg| replace_parameter(arg, value)),
+        ScalarExpr::Call { args, .. } => {
+            args.iter_mut().for_each(|arg| replace_parameter(arg, value))
+        }
         _ => {}
     }
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use cortex_shard_api::{ScalarExpr, client::Arbiter};
 
-pub(crate) use self::target::split_name;
 pub use self::target::key_of;
+pub(crate) use self::target::split_name;
 use super::OutputColumn;
 use crate::{catalog::Table, lower::BoundQuery};
 
@@ -76,9 +76,15 @@ pub enum InsertSource {
 #[derive(Clone, Debug)]
 pub enum BoundConflict {
     Fail,
-    DoNothing { arbiter: Option<Arbiter> },
+    DoNothing {
+        arbiter: Option<Arbiter>,
+    },
     /// Expressions over existing row ++ proposed row.
-    DoUpdate { arbiter: Arbiter, assignments: Vec<(usize, ScalarExpr)>, predicate: Option<ScalarExpr> },
+    DoUpdate {
+        arbiter: Arbiter,
+        assignments: Vec<(usize, ScalarExpr)>,
+        predicate: Option<ScalarExpr>,
+    },
 }
 
 #[derive(Clone, Debug)]

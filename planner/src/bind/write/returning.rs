@@ -6,11 +6,7 @@ use sqlparser::ast::{SelectItem, SelectItemQualifiedWildcardKind};
 use super::Returning;
 use crate::{
     PlanError, PlanErrorKind,
-    bind::{
-        Binder, Clause, OutputColumn, Scope, TypedExpr,
-        names::fold_ident,
-        typed::Kind,
-    },
+    bind::{Binder, Clause, OutputColumn, Scope, TypedExpr, names::fold_ident, typed::Kind},
     lower::output::column_name,
 };
 
@@ -34,7 +30,10 @@ impl Binder<'_> {
                     self.push_returning(expr, fold_ident(alias), scope, &mut exprs, &mut columns)?;
                 }
                 SelectItem::Wildcard(_)
-                | SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), _) => {
+                | SelectItem::QualifiedWildcard(
+                    SelectItemQualifiedWildcardKind::ObjectName(_),
+                    _,
+                ) => {
                     for column in &scope.visible {
                         push(&column.expr, column.name.clone(), &mut exprs, &mut columns)?;
                     }
@@ -84,4 +83,3 @@ fn unsupported() -> PlanError {
         hint: Some("Subqueries and aggregates need a SELECT of their own.".to_owned()),
     }
 }
-

@@ -8,11 +8,7 @@ use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 
 use crate::{
     PlanError, PlanErrorKind,
-    bind::{
-        Binder, TypedExpr,
-        names::fold_ident,
-        typed::Kind,
-    },
+    bind::{Binder, TypedExpr, names::fold_ident, typed::Kind},
     catalog::{Relation, Table},
 };
 
@@ -178,7 +174,10 @@ pub(crate) fn refuse_shard_key(table: &Table, position: usize) -> Result<(), Pla
     }
     let column = &table.descriptor.columns[position].name;
     Err(PlanError::unsupported(
-        format!("cannot change shard key column \"{column}\" of table \"{}\"", table.descriptor.name),
+        format!(
+            "cannot change shard key column \"{column}\" of table \"{}\"",
+            table.descriptor.name
+        ),
         "Delete the row and insert it anew: rows do not move between shards by UPDATE.",
     ))
 }

@@ -22,18 +22,16 @@ use crate::{
 };
 
 impl Binder<'_> {
-    pub fn bind_update(
-        &mut self,
-        update: &Update,
-        by_key: bool,
-    ) -> Result<BoundWrite, PlanError> {
+    pub fn bind_update(&mut self, update: &Update, by_key: bool) -> Result<BoundWrite, PlanError> {
         let (table, alias) = self.target_of(&update.table)?;
         if !update.order_by.is_empty() || update.limit.is_some() {
             return Err(no_limit("UPDATE"));
         }
         let from: &[TableWithJoins] = match &update.from {
             None => &[],
-            Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => from,
+            Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => {
+                from
+            }
         };
         let scope = Scope::of_table(&table, alias.as_deref());
         for position in self.assigned_positions(&table, &update.assignments)? {
@@ -74,7 +72,9 @@ impl Binder<'_> {
         let predicate = self.bind_predicate(selection, scope, Clause::Where)?;
         let Some((key, predicate)) = key_of(table, &predicate) else { return Ok(None) };
         let mut assignments = Vec::new();
-        for (position, value) in self.bind_assignments(table, &update.assignments, scope, Clause::Update)? {
+        for (position, value) in
+            self.bind_assignments(table, &update.assignments, scope, Clause::Update)?
+        {
             match value.to_scalar() {
                 Some(value) if is_pushable(&value) => assignments.push((position, value)),
                 _ => return Ok(None),
@@ -93,11 +93,7 @@ impl Binder<'_> {
         })))
     }
 
-    pub fn bind_delete(
-        &mut self,
-        delete: &Delete,
-        by_key: bool,
-    ) -> Result<BoundWrite, PlanError> {
+    pub fn bind_delete(&mut self, delete: &Delete, by_key: bool) -> Result<BoundWrite, PlanError> {
         let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
         let [target] = &from[..] else {
             return Err(PlanError::new(PlanErrorKind::Syntax, "DELETE takes one table"));
@@ -117,7 +113,12 @@ impl Binder<'_> {
                 && predicate.as_ref().is_none_or(is_pushable)
             {
                 let returning = self.bind_returning(delete.returning.as_deref(), &scope)?;
-                return Ok(BoundWrite::DeleteByKey(BoundDeleteByKey { table, key, predicate, returning }));
+                return Ok(BoundWrite::DeleteByKey(BoundDeleteByKey {
+                    table,
+                    key,
+                    predicate,
+                    returning,
+                }));
             }
         }
         let target = TargetQuery {
@@ -160,7 +161,10 @@ impl Binder<'_> {
             match &assignment.target {
                 AssignmentTarget::ColumnName(name) => {
                     let position = self.target_column(table, last_ident(name)?)?;
-                    bound.push((position, self.assigned_value(table, position, &assignment.value, scope, clause)?));
+                    bound.push((
+                        position,
+                        self.assigned_value(table, position, &assignment.value, scope, clause)?,
+                    ));
                 }
                 AssignmentTarget::Tuple(names) => {
                     let Expr::Tuple(values) = &assignment.value else {
@@ -177,7 +181,10 @@ impl Binder<'_> {
                     }
                     for (name, value) in names.iter().zip(values) {
                         let position = self.target_column(table, last_ident(name)?)?;
-                        bound.push((position, self.assigned_value(table, position, value, scope, clause)?));
+                        bound.push((
+                            position,
+                            self.assigned_value(table, position, value, scope, clause)?,
+                        ));
                     }
                 }
             }
