@@ -568,7 +568,20 @@ fn extract(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     })
 }
 
+/// The older form, in floats. Dates count as timestamps at midnight.
 fn date_part(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
+    if let Datum::Date(days) = &args[1] {
+        let call = Call { args: &[SqlType::Text, SqlType::Timestamp], ..*call };
+        let midnight = Datum::Timestamp(crate::scalar::midnight(*days)?);
+        return date_part(&call, &[args[0].clone(), midnight]);
+    }
+    if let (Datum::Interval(value), "epoch") = (&args[1], unit(&args[0])?.as_str()) {
+        let seconds = value.micros as f64 / 1_000_000.0
+            + 365.25 * SECONDS_PER_DAY * f64::from(value.months / 12)
+            + DAYS_PER_MONTH * SECONDS_PER_DAY * f64::from(value.months % 12)
+            + SECONDS_PER_DAY * f64::from(value.days);
+        return Ok(Datum::Float8(seconds));
+    }
     Ok(match field(call, &args[0], &args[1])? {
         Field::Number(value, scale) => Datum::Float8(value as f64 / 10f64.powi(i32::from(scale))),
         Field::Infinite(true) => Datum::Float8(f64::INFINITY),
@@ -669,11 +682,9 @@ fn time_field(unit: &str, time: i64) -> Option<Field> {
 
 fn timestamp_field(unit: &str, local: i64, ty: SqlType) -> Result<Field> {
     if unit == "julian" {
-        let days = i128::from(local.div_euclid(DAY_MICROS)) + 2_440_588;
-        let time = i128::from(local.rem_euclid(DAY_MICROS));
-        let value = Numeric::from_i128(days * i128::from(DAY_MICROS) + time, 0)
-            .div(&Numeric::from_i64(DAY_MICROS))?;
-        // The quotient keeps the digits Postgres's division gives.
+        let days = Numeric::from_i64(local.div_euclid(DAY_MICROS) + 2_440_588);
+        let time = Numeric::from_i64(local.rem_euclid(DAY_MICROS));
+        let value = days.add(&time.div(&Numeric::from_i64(DAY_MICROS))?)?;
         let shown = value.to_string();
         let scale = shown.split_once('.').map_or(0, |(_, fraction)| fraction.len() as u16);
         let digits = shown.replace('.', "").parse::<i128>().unwrap_or_default();

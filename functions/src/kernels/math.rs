@@ -5,7 +5,6 @@ use rand::Rng;
 
 use super::{
     Call, Kernel, Result, arithmetic::float8_result, error, float, int, int4, make_int, numeric,
-    numeric_math,
 };
 
 pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
@@ -50,7 +49,7 @@ pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
         "factorial" => factorial,
         "width_bucket" if args.len() == 4 => width_bucket,
         "scale" if first_is_numeric => scale,
-        "min_scale" => |_, args| match numeric_math::finite(numeric(&args[0])?) {
+        "min_scale" => |_, args| match numeric(&args[0])?.is_finite() {
             true => Ok(Datum::Int4(i32::from(numeric(&args[0])?.normalized().scale()))),
             false => Ok(Datum::Null),
         },
@@ -76,7 +75,7 @@ pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
 
 fn scale(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let value = numeric(&args[0])?;
-    if !numeric_math::finite(value) {
+    if !value.is_finite() {
         return Ok(Datum::Null);
     }
     Ok(Datum::Int4(i32::from(value.scale())))
@@ -134,7 +133,7 @@ fn trunc(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
 
 fn sqrt(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     if let Datum::Numeric(value) = &args[0] {
-        return numeric_math::sqrt(value).map(Datum::Numeric);
+        return value.sqrt().map(Datum::Numeric);
     }
     let value = float(&args[0])?;
     if value < 0.0 {
@@ -148,7 +147,7 @@ fn sqrt(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
 
 pub(super) fn power(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     if let (Datum::Numeric(base), Datum::Numeric(exponent)) = (&args[0], &args[1]) {
-        return numeric_math::power(base, exponent).map(Datum::Numeric);
+        return base.power(exponent).map(Datum::Numeric);
     }
     let (base, exponent) = (float(&args[0])?, float(&args[1])?);
     if base == 0.0 && exponent < 0.0 {
@@ -172,7 +171,7 @@ pub(super) fn power(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
 
 fn exp(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     if let Datum::Numeric(value) = &args[0] {
-        return numeric_math::exp(value).map(Datum::Numeric);
+        return value.exp().map(Datum::Numeric);
     }
     let value = float(&args[0])?;
     let result = value.exp();
@@ -197,19 +196,15 @@ fn logarithm_argument(value: f64) -> Result<f64> {
 
 fn ln(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     match &args[0] {
-        Datum::Numeric(value) => numeric_math::ln(value).map(Datum::Numeric),
+        Datum::Numeric(value) => value.ln().map(Datum::Numeric),
         value => Ok(Datum::Float8(logarithm_argument(float(value)?)?.ln())),
     }
 }
 
 fn log(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     match args {
-        [Datum::Numeric(value)] => {
-            numeric_math::log(&Numeric::from_i64(10), value).map(Datum::Numeric)
-        }
-        [Datum::Numeric(base), Datum::Numeric(value)] => {
-            numeric_math::log(base, value).map(Datum::Numeric)
-        }
+        [Datum::Numeric(value)] => value.log10().map(Datum::Numeric),
+        [Datum::Numeric(base), Datum::Numeric(value)] => value.log(base).map(Datum::Numeric),
         _ => Ok(Datum::Float8(logarithm_argument(float(&args[0])?)?.log10())),
     }
 }

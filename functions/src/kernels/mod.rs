@@ -16,7 +16,6 @@ pub(crate) mod datetime;
 pub(crate) mod formatting;
 pub(crate) mod json;
 pub(crate) mod math;
-pub(crate) mod numeric_math;
 pub(crate) mod regex;
 pub(crate) mod sets;
 pub(crate) mod strings;

@@ -138,7 +138,7 @@ fn numeric_series(args: &[Datum]) -> Result<Vec<Row>> {
     let (start, stop) = (numeric(&args[0])?, numeric(&args[1])?);
     let step = args.get(2).map_or(Ok(&one), numeric)?;
     for (value, what) in [(start, "start"), (stop, "stop"), (step, "step size")] {
-        if !super::numeric_math::finite(value) {
+        if !value.is_finite() {
             let kind = if value.to_f64().is_nan() { "NaN" } else { "infinity" };
             return invalid_parameter(format!("{what} value cannot be {kind}"));
         }

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use arrow::datatypes::DataType;
-use cortex_shard_api::{SqlType, TypeMod, ValueError, ValueErrorKind, value::arrow::arrow_type};
+use cortex_shard_api::{SqlType, TypeMod, ValueError, ValueErrorKind};
 use datafusion::{
     functions_aggregate::{
         average::avg_udaf,
@@ -265,9 +265,4 @@ fn missing(call: &ResolvedAggregate) -> ValueError {
         ValueErrorKind::Unsupported,
         format!("aggregate {} is not supported", call.signature),
     )
-}
-
-/// The Arrow type of an aggregate's result.
-pub(super) fn return_type(ty: SqlType) -> DataType {
-    arrow_type(ty)
 }

@@ -22,3 +22,23 @@ SQL
     done
   } | psql -qAt -v ON_ERROR_STOP=1 > "$name.txt"
 done
+
+# Aggregates: name, type and values of x; the answers go beside them.
+{
+  echo "set timezone='UTC'; set client_min_messages=warning;"
+  cat <<'SQL'
+create function pg_temp.answer(a text, t text, v text) returns text language plpgsql as $$
+declare r text; s text;
+begin
+  execute format('select pg_typeof(%s)::text, (%s)::text from unnest(%L::%s[]) with ordinality u(x, n)', a, a, v, t)
+    into r, s;
+  return r || E'\t' || coalesce(replace(s, E'\n', '\n'), '\N');
+exception when others then
+  return 'error' || E'\t' || sqlstate || E'\t' || sqlerrm;
+end $$;
+SQL
+  grep -v '^#' aggregates.rows | while IFS=$'\t' read -r aggregate type values; do
+    printf "select concat_ws(E'\\t', \$q\$%s\$q\$, '%s', \$q\$%s\$q\$, pg_temp.answer(\$q\$%s\$q\$, '%s', \$q\$%s\$q\$));\n" \
+      "$aggregate" "$type" "$values" "$aggregate" "$type" "$values"
+  done
+} | psql -qAt -v ON_ERROR_STOP=1 > aggregates.answers
