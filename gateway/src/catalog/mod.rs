@@ -19,6 +19,17 @@ pub mod transaction;
 /// Work on shards that a schema change needs.
 mod work;
 
+/// What system relations and functions ask of the session they run in.
+pub mod session_info;
+
+/// Typed expressions and definitions as SQL text.
+pub mod deparse;
+
+/// System relations: pg_catalog, information_schema and cortex.
+pub mod relations;
+
 pub use locks::TableLocks;
+pub use relations::{MadeRows, SystemCatalog};
+pub use session_info::{ActivityRow, SessionInfo, SettingRow};
 pub use store::CatalogStore;
-pub use transaction::{CatalogTransaction, DdlContext, DdlHost, DdlOutcome};
+pub use transaction::{CatalogSavepoint, CatalogTransaction, DdlContext, DdlHost, DdlOutcome};

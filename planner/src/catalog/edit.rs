@@ -37,8 +37,8 @@ pub const DATABASE_NAME: &str = "postgres";
 /// Schemas that exist from the beginning, with Postgres's OIDs where it has them.
 pub const PG_CATALOG: Oid = Oid(11);
 pub const PUBLIC: Oid = Oid(2200);
-pub const INFORMATION_SCHEMA: Oid = Oid(13206);
-pub const CORTEX: Oid = Oid(13207);
+pub const INFORMATION_SCHEMA: Oid = Oid(13207);
+pub const CORTEX: Oid = Oid(13208);
 
 impl Catalog {
     /// Adds a table or replaces it with a changed one of the same OID.

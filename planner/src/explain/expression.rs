@@ -52,8 +52,14 @@ pub fn list(items: impl IntoIterator<Item = String>) -> String {
 }
 
 /// The name of a column, without what the binder adds to keep columns apart.
+/// (`Binder::fresh`).
 pub fn name(name: &str) -> String {
-    name.to_owned()
+    match name.rsplit_once('#') {
+        Some((shown, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            shown.to_owned()
+        }
+        _ => name.to_owned(),
+    }
 }
 
 fn operand(expr: &Arc<dyn PhysicalExpr>, precedence: u8) -> String {

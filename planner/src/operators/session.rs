@@ -10,7 +10,10 @@ use datafusion::{
     },
 };
 
-use crate::rules;
+use crate::{
+    lower::optimizer::{analyzer_rules, optimizer_rules},
+    rules,
+};
 
 /// Settings of every statement.
 ///
@@ -47,12 +50,14 @@ pub fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
         .build_arc()
 }
 
-/// A state that plans and runs distributed statements: DataFusion's defaults with our rules.
+/// A state that plans and runs distributed statements: DataFusion's planner with our rules, logical and physical.
 pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_analyzer_rules(analyzer_rules())
+        .with_optimizer_rules(optimizer_rules())
         .with_physical_optimizer_rules(rules::physical_rules())
         .build()
 }

@@ -152,25 +152,25 @@ fn is_comparison_key(function: &ScalarUDF) -> bool {
 }
 
 /// One side of a join: what it runs, and where.
-pub struct Side<'a> {
-    pub fragment: &'a Arc<dyn ExecutionPlan>,
-    pub shards: &'a [ShardId],
+pub struct Side {
+    pub fragment: Arc<dyn ExecutionPlan>,
+    pub shards: Vec<ShardId>,
 }
 
 /// The shards on which the join of two fragments can run by itself, or `None`. `on` are the pairs of columns that it compares;
 /// `null_aware` joins must see all of the right side.
 pub fn join_shards(
-    left: &Side<'_>,
-    right: &Side<'_>,
+    left: &Side,
+    right: &Side,
     on: &[(usize, usize)],
     join_type: JoinType,
     null_aware: bool,
 ) -> Option<Vec<ShardId>> {
-    match (replicas(left.fragment), replicas(right.fragment)) {
+    match (replicas(&left.fragment), replicas(&right.fragment)) {
         (Some(left), Some(right)) => left.intersection(&right).next().map(|shard| vec![*shard]),
-        (Some(copies), None) => beside(&copies, right.shards, decides(join_type, JoinSide::Right)),
-        (None, Some(copies)) => beside(&copies, left.shards, decides(join_type, JoinSide::Left)),
-        (None, None) => match (left.shards, right.shards) {
+        (Some(copies), None) => beside(&copies, &right.shards, decides(join_type, JoinSide::Right)),
+        (None, Some(copies)) => beside(&copies, &left.shards, decides(join_type, JoinSide::Left)),
+        (None, None) => match (&left.shards[..], &right.shards[..]) {
             ([one], [other]) if one == other => Some(vec![*one]),
             _ if null_aware => None,
             _ => co_located(left, right, on, join_type),
@@ -204,12 +204,12 @@ fn decides(join_type: JoinType, side: JoinSide) -> bool {
 }
 
 fn co_located(
-    left: &Side<'_>,
-    right: &Side<'_>,
+    left: &Side,
+    right: &Side,
     on: &[(usize, usize)],
     join_type: JoinType,
 ) -> Option<Vec<ShardId>> {
-    let (left_spread, right_spread) = (spread(left.fragment)?, spread(right.fragment)?);
+    let (left_spread, right_spread) = (spread(&left.fragment)?, spread(&right.fragment)?);
     if left_spread.group != right_spread.group || left_spread.key.len() != right_spread.key.len() {
         return None;
     }

@@ -34,7 +34,6 @@ use datafusion::{
 
 use super::{
     placement::{self, Side, column},
-    push_to_shards::absorb,
     pushable::is_pushable,
 };
 use crate::operators::ShardFragmentExec;
@@ -49,13 +48,7 @@ impl PhysicalOptimizerRule for PushJoinToShards {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rewritten = plan.transform_up(|node| {
-            if node.children().len() == 2 {
-                return absorb_join(node);
-            }
-            absorb(node, |node, _| node.is::<FilterExec>() || node.is::<ProjectionExec>())
-        })?;
-        Ok(rewritten.data)
+        Ok(plan.transform_up(absorb_join)?.data)
     }
 
     fn name(&self) -> &'static str {
@@ -91,27 +84,39 @@ fn shape(node: &dyn ExecutionPlan) -> Option<JoinShape> {
 }
 
 fn absorb_join(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let Some(shape) = shape(node.as_ref()) else { return Ok(Transformed::no(node)) };
-    let children = node.children();
-    let (Some(left), Some(right)) = (fragment(&children, 0), fragment(&children, 1)) else {
+    let (Some(shape), [left, right]) = (shape(node.as_ref()), &node.children()[..]) else {
         return Ok(Transformed::no(node));
     };
-    let sides = [left, right].map(|side| Side { fragment: side.fragment(), shards: side.shards() });
-    let [left_side, right_side] = &sides;
+    let (Some(left), Some(right)) = (side(left)?, side(right)?) else {
+        return Ok(Transformed::no(node));
+    };
     let shards =
-        placement::join_shards(left_side, right_side, &shape.on, shape.join_type, shape.null_aware);
+        placement::join_shards(&left, &right, &shape.on, shape.join_type, shape.null_aware);
     let Some(shards) = shards else { return Ok(Transformed::no(node)) };
     if !is_pushable(node.as_ref())? {
         return Ok(Transformed::no(node));
     }
-    let inputs = vec![left.fragment().clone(), right.fragment().clone()];
-    let fragment = super::with_children(node, inputs)?;
+    let fragment = super::with_children(node, vec![left.fragment, right.fragment])?;
     Ok(Transformed::yes(Arc::new(ShardFragmentExec::try_new(fragment, shards)?)))
 }
 
-fn fragment<'a>(
-    children: &[&'a Arc<dyn ExecutionPlan>],
-    position: usize,
-) -> Option<&'a ShardFragmentExec> {
-    children.get(position)?.downcast_ref::<ShardFragmentExec>()
+/// A side as a fragment, with the filters and projections between it and the join.
+fn side(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Side>> {
+    if let Some(below) = node.downcast_ref::<ShardFragmentExec>() {
+        let (fragment, shards) = (below.fragment().clone(), below.shards().to_vec());
+        return Ok(Some(Side { fragment, shards }));
+    }
+    let ([input], true) = (&node.children()[..], is_light(node.as_ref())) else {
+        return Ok(None);
+    };
+    let Some(below) = side(input)? else { return Ok(None) };
+    if !is_pushable(node.as_ref())? {
+        return Ok(None);
+    }
+    let fragment = super::with_children(node.clone(), vec![below.fragment])?;
+    Ok(Some(Side { fragment, ..below }))
+}
+
+fn is_light(node: &dyn ExecutionPlan) -> bool {
+    node.is::<FilterExec>() || node.is::<ProjectionExec>()
 }

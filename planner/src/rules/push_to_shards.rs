@@ -52,7 +52,7 @@ impl PhysicalOptimizerRule for PushToShards {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(plan.transform_up(|node| absorb(node, is_partition_wise))?.data)
+        Ok(plan.transform_up(absorb)?.data)
     }
 
     fn name(&self) -> &'static str {
@@ -65,15 +65,12 @@ impl PhysicalOptimizerRule for PushToShards {
 }
 
 /// Moves an operator with one input into the fragment below it, if it works shard by shard.
-pub fn absorb(
-    node: Arc<dyn ExecutionPlan>,
-    is_wanted: impl Fn(&dyn ExecutionPlan, usize) -> bool,
-) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+fn absorb(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let [child] = node.children()[..] else { return Ok(Transformed::no(node)) };
     let Some(below) = child.downcast_ref::<ShardFragmentExec>() else {
         return Ok(Transformed::no(node));
     };
-    if !is_wanted(node.as_ref(), below.shards().len()) || !is_pushable(node.as_ref())? {
+    if !is_partition_wise(node.as_ref(), below.shards().len()) || !is_pushable(node.as_ref())? {
         return Ok(Transformed::no(node));
     }
     let (fragment, shards) = (below.fragment().clone(), below.shards().to_vec());

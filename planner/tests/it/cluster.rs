@@ -43,6 +43,9 @@ use futures::StreamExt;
 #[derive(Clone, Debug, Default)]
 struct Keys(Arc<BTreeMap<Bytes, Bytes>>);
 
+/// Tables with their rows.
+pub type Tables = Vec<(Arc<catalog::Table>, Vec<Row>)>;
+
 /// A shard of maps.
 pub struct FakeShard {
     id: ShardId,
@@ -51,14 +54,14 @@ pub struct FakeShard {
 }
 
 /// Some shards and the tables on them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Cluster {
     shards: BTreeMap<ShardId, Arc<FakeShard>>,
 }
 
 impl Cluster {
     /// Spreads the tables' rows over their shards.
-    pub fn new(tables: &[(&catalog::Table, &[Row])]) -> Cluster {
+    pub fn new(tables: &Tables) -> Cluster {
         let mut keys: BTreeMap<ShardId, BTreeMap<Bytes, Bytes>> = BTreeMap::new();
         for (table, rows) in tables {
             let table = &table.descriptor;

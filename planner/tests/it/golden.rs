@@ -6,31 +6,21 @@
 use std::{fmt::Write, fs, path::Path};
 
 use cortex_planner::{explain::explain, rules::physical_rules};
-use datafusion::{
-    execution::SessionStateBuilder,
-    prelude::{DataFrame, SessionContext},
-};
+use datafusion::{execution::SessionStateBuilder, prelude::SessionContext};
 
-use crate::{
-    cluster::Cluster,
-    fragments::{Query, Scope, queries, tables},
-};
+use crate::{cluster::Cluster, fragments::tables, statement::Scope};
 
 /// The plan of a query on a cluster, without one of the rules.
-async fn plan(query: &Query, n_shards: u32, without: Option<&str>) -> String {
+async fn plan(sql: &str, n_shards: u32, without: Option<&str>) -> String {
     let tables = tables(n_shards);
-    let borrowed: Vec<_> =
-        tables.iter().map(|(table, rows)| (table.as_ref(), rows.as_slice())).collect();
-    let cluster = Cluster::new(&borrowed);
-    let scope = Scope::distributed(&cluster, &tables);
-    let frame = (query.build)(&scope).expect("a query");
+    let cluster = Cluster::new(&tables);
+    let mut scope = Scope::distributed(&cluster, &tables);
     let rules = physical_rules().into_iter().filter(|rule| Some(rule.name()) != without).collect();
     let state = SessionStateBuilder::new_from_existing(scope.session.state())
         .with_physical_optimizer_rules(rules)
         .build();
-    let session = SessionContext::new_with_state(state);
-    let frame = DataFrame::new(session.state(), frame.logical_plan().clone());
-    let plan = frame.create_physical_plan().await.expect("a plan");
+    scope.session = SessionContext::new_with_state(state);
+    let plan = scope.physical(sql).await.expect("a plan");
     explain(&plan, false).text().join("\n")
 }
 
@@ -43,17 +33,16 @@ async fn replay(text: &str, path: &str) -> String {
             continue;
         };
         let case = block.split_once("----").map_or(block, |(case, _)| case).trim_end();
-        let name = case.lines().last().expect("a query");
-        let query = queries().into_iter().find(|query| query.name == name);
-        let query = query.unwrap_or_else(|| panic!("{path}: there is no query \"{name}\""));
+        let (_, query) = case.split_once(head).expect("the head line");
+        let query = query.trim();
         let options: Vec<(&str, &str)> =
             head.split_whitespace().filter_map(|word| word.split_once('=')).collect();
         let shards = options.iter().find(|(key, _)| *key == "shards").map_or("4", |(_, n)| n);
         let shards = shards.parse().expect("a number of shards");
-        let shown = plan(&query, shards, None).await;
+        let shown = plan(query, shards, None).await;
         for (key, rule) in options.iter().filter(|(key, _)| key.starts_with("expect")) {
-            let fired = plan(&query, shards, Some(rule)).await != shown;
-            assert_eq!(fired, *key == "expect", "{path}: {name}: {key}={rule}\n{shown}");
+            let fired = plan(query, shards, Some(rule)).await != shown;
+            assert_eq!(fired, *key == "expect", "{path}: {query}: {key}={rule}\n{shown}");
         }
         writeln!(output, "{case}\n----\n{shown}\n").expect("a string");
     }

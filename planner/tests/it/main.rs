@@ -3,6 +3,9 @@
 /// Shards in memory, and tables on them.
 mod cluster;
 
+/// SQL text to answers and plans.
+mod statement;
+
 /// Distributed plans give what one table in memory gives.
 mod fragments;
 

@@ -141,7 +141,7 @@ pub enum Prefill {
 
 /// The contract between a shard and its log.
 ///
-/// - One thread appends, truncates, purges and resets (the sequencer); any thread may wait, read and ask.
+/// - One thread appends, truncates and resets (the sequencer); any thread may wait, read, purge and ask.
 /// - An entry is readable when `append` returns, and durable when `wait` returns. Apply and send only what is durable.
 /// - Errors: after an I/O error every mutation fails with [`LogError::Poisoned`].
 pub trait ShardLog: Send + Sync {

@@ -414,7 +414,7 @@ fn check_types(
 }
 
 /// Positions of the columns that an expression reads.
-pub(crate) fn columns_of(expr: &ScalarExpr, used: &mut BTreeSet<usize>) {
+pub fn columns_of(expr: &ScalarExpr, used: &mut BTreeSet<usize>) {
     match expr {
         ScalarExpr::Column { position, .. } => {
             used.insert(*position);

@@ -44,6 +44,7 @@ mod table;
 /// Sequences, serial and identity columns.
 mod sequence;
 
+pub use constraint::columns_of;
 pub use create_table::table_for_query;
 pub use sequence::nextval_sequence;
 

@@ -1,0 +1,142 @@
+//! cortex: which shard holds what.
+
+use std::sync::Arc;
+
+use cortex_planner::catalog::{Catalog, Table, edit::Grouped};
+use cortex_shard_api::{
+    Datum, ShardError, SqlType, ValueError, ValueErrorKind, descriptor::Placement,
+};
+
+use super::{
+    Fill, Source,
+    rows::{Rows, array, oid, text, text_array},
+    views::{role_name, schema_name},
+};
+use crate::catalog::CatalogStore;
+
+pub const RELATIONS: &[(&str, Fill)] = &[("tables", tables), ("slots", slots)];
+
+fn tables(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
+    for table in source.catalog.tables.values() {
+        let descriptor = &table.descriptor;
+        let (placement, key): (&str, &[usize]) = match &descriptor.placement {
+            Placement::Home(_) => ("home", &[]),
+            Placement::Hash { key, .. } => ("hash", key),
+            Placement::Range { key, .. } => ("range", key),
+            Placement::Reference(_) => ("reference", &[]),
+        };
+        let names = key.iter().map(|column| descriptor.columns[*column].name.clone());
+        let shards = descriptor.shards().into_iter().map(|shard| Datum::Int4(shard.0 as i32));
+        rows.push([
+            ("schema_name", text(&descriptor.schema)),
+            ("table_name", text(&descriptor.name)),
+            ("table_oid", oid(descriptor.oid)),
+            ("placement", text(placement)),
+            ("shard_key", if key.is_empty() { Datum::Null } else { text_array(names) }),
+            ("colocation_group", descriptor.group().map_or(Datum::Null, oid)),
+            ("epoch", Datum::Int8(descriptor.epoch() as i64)),
+            ("shards", array(SqlType::Int4, shards.collect())),
+            ("chosen_by", text(chosen_by(table))),
+        ]);
+    }
+    Ok(())
+}
+
+fn chosen_by(table: &Table) -> &'static str {
+    match (table.option("shard_by"), &table.descriptor.placement) {
+        (Some(_), _) => "user",
+        (None, Placement::Home(_)) => "default",
+        (None, _) => "cortex.default_shard_by",
+    }
+}
+
+/// Runs of slots with one owner.
+fn slots(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
+    for (group_oid, group) in &source.catalog.groups {
+        let mut first = 0;
+        let owners = &group.map.owner;
+        for slot in 1..=owners.len() {
+            if owners.get(slot) != owners.get(first) {
+                rows.push([
+                    ("colocation_group", oid(*group_oid)),
+                    ("first_slot", Datum::Int4(first as i32)),
+                    ("last_slot", Datum::Int4(slot as i32 - 1)),
+                    (
+                        "shard_id",
+                        owners.get(first).map_or(Datum::Null, |s| Datum::Int4(s.0 as i32)),
+                    ),
+                ]);
+                first = slot;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// cortex.shards: counted now.
+pub async fn shards(
+    catalog: &Catalog,
+    store: &Arc<CatalogStore>,
+    rows: &mut Rows,
+) -> Result<(), ValueError> {
+    for id in store.data_shards() {
+        let client = store
+            .shard(id)
+            .map_err(|error| ValueError::new(ValueErrorKind::Internal, &error.message))?;
+        let (mut count, mut row_count, mut bytes) = (0i64, 0u64, 0u64);
+        for table in catalog.tables.values() {
+            if !table.descriptor.shards().contains(&id) {
+                continue;
+            }
+            count += 1;
+            for storage in table.storages() {
+                let stats = client.storage_stats(storage).await.map_err(unavailable)?;
+                bytes += stats.bytes;
+                if storage == table.descriptor.storage {
+                    row_count += stats.rows;
+                }
+            }
+        }
+        rows.push([
+            ("shard_id", Datum::Int4(id.0 as i32)),
+            ("role", text("leader")),
+            ("tables", Datum::Int8(count)),
+            ("rows", Datum::Int8(row_count as i64)),
+            ("bytes", Datum::Int8(bytes as i64)),
+        ]);
+    }
+    Ok(())
+}
+
+/// pg_sequences, with what each has given last.
+pub async fn sequences(
+    catalog: &Catalog,
+    store: &Arc<CatalogStore>,
+    rows: &mut Rows,
+) -> Result<(), ValueError> {
+    for sequence in catalog.sequences.values() {
+        let client = store
+            .shard(sequence.home)
+            .map_err(|error| ValueError::new(ValueErrorKind::Internal, &error.message))?;
+        let state = client.sequence_get(&sequence.spec).await.map_err(unavailable)?;
+        let last = state.filter(|state| state.is_called).map(|state| state.last_value);
+        rows.push([
+            ("schemaname", schema_name(catalog, sequence.schema)),
+            ("sequencename", text(&sequence.name)),
+            ("sequenceowner", role_name(catalog, sequence.owner)),
+            ("data_type", Datum::Oid(sequence.ty.oid())),
+            ("start_value", Datum::Int8(sequence.spec.start)),
+            ("min_value", Datum::Int8(sequence.spec.min)),
+            ("max_value", Datum::Int8(sequence.spec.max)),
+            ("increment_by", Datum::Int8(sequence.spec.increment)),
+            ("cycle", Datum::Bool(sequence.spec.cycle)),
+            ("cache_size", Datum::Int8(sequence.cache)),
+            ("last_value", last.map_or(Datum::Null, Datum::Int8)),
+        ]);
+    }
+    Ok(())
+}
+
+fn unavailable(error: ShardError) -> ValueError {
+    ValueError::new(ValueErrorKind::Internal, error.to_string())
+}
