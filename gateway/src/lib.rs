@@ -23,6 +23,9 @@ pub mod session;
 /// The boundary between the wire and the execution of statements.
 pub mod statement;
 
+/// COPY's data formats.
+pub mod copy;
+
 /// Answers as bytes.
 mod encode;
 
