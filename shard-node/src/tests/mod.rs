@@ -14,6 +14,8 @@ mod locks;
 
 mod model;
 
+mod speed;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
