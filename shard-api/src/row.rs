@@ -19,6 +19,10 @@ const FORMAT_NARROW: u8 = 1;
 /// First byte: offsets of four bytes.
 const FORMAT_WIDE: u8 = 2;
 
+/// Bytes of an offset in the two formats.
+const NARROW: usize = 2;
+const WIDE: usize = 4;
+
 /// The format byte and the table version.
 const HEADER_LEN: usize = 5;
 
@@ -115,7 +119,7 @@ impl RowLayout {
     }
 
     fn variable_start(&self, wide: bool) -> usize {
-        self.offsets_at + self.n_variable * if wide { 4 } else { 2 }
+        self.offsets_at + self.n_variable * if wide { WIDE } else { NARROW }
     }
 
     /// Where the first `count` variable columns end.
@@ -125,12 +129,12 @@ impl RowLayout {
             return start;
         }
         let length = if row.wide {
-            let at = self.offsets_at + (count - 1) * 4;
+            let at = self.offsets_at + (count - 1) * WIDE;
             row.bytes[at..]
                 .first_chunk::<4>()
                 .map_or(usize::MAX / 2, |end| u32::from_le_bytes(*end) as usize)
         } else {
-            let at = self.offsets_at + (count - 1) * 2;
+            let at = self.offsets_at + (count - 1) * NARROW;
             row.bytes[at..]
                 .first_chunk::<2>()
                 .map_or(usize::MAX / 2, |end| usize::from(u16::from_le_bytes(*end)))
@@ -168,51 +172,88 @@ pub fn version_of(bytes: &[u8]) -> Result<u32, ValueError> {
 
 /// Encodes all columns by position.
 pub fn encode(table: &TableDescriptor, row: &[Datum]) -> Vec<u8> {
-    let n_columns = table.columns.len();
-    let bitmap_len = n_columns.div_ceil(8);
-    let (mut fixed_len, mut n_variable) = (0, 0);
-    for column in &table.columns {
+    let value = |position: usize, dropped: bool| match row.get(position) {
+        Some(value) if !dropped => value,
+        _ => &Datum::Null,
+    };
+    let (mut fixed_len, mut variable_len, mut n_variable) = (0, 0, 0);
+    for (position, column) in table.columns.iter().enumerate() {
         match fixed_width(column.ty.ty) {
             Some(width) => fixed_len += width,
-            None => n_variable += 1,
+            None => {
+                n_variable += 1;
+                variable_len += estimated_len(value(position, column.dropped));
+            }
         }
     }
-    let fixed_start = HEADER_LEN + bitmap_len;
-    let mut variable = Vec::new();
-    let mut ends: Vec<u32> = Vec::with_capacity(n_variable);
-    let mut out = Vec::with_capacity(fixed_start + fixed_len + n_variable * 10);
+    let fixed_start = HEADER_LEN + table.columns.len().div_ceil(8);
+    let offsets_at = fixed_start + fixed_len;
+    let variable_at = offsets_at + n_variable * NARROW;
+    let mut out = Vec::with_capacity(variable_at + variable_len);
     out.push(FORMAT_NARROW);
     out.extend_from_slice(&table.version.to_le_bytes());
     out.resize(fixed_start, 0);
     for (position, column) in table.columns.iter().enumerate() {
-        let value = match row.get(position) {
-            Some(value) if !column.dropped => value,
-            _ => &Datum::Null,
-        };
+        let value = value(position, column.dropped);
         if matches!(value, Datum::Null) {
             out[HEADER_LEN + position / 8] |= 1 << (position % 8);
         }
-        match fixed_width(column.ty.ty) {
-            Some(width) => {
-                let end = out.len() + width;
-                write_value(&mut out, value);
-                debug_assert!(matches!(value, Datum::Null) || out.len() == end, "wrong variant");
-                out.resize(end, 0);
-            }
-            None => {
-                write_value(&mut variable, value);
-                ends.push(variable.len() as u32);
-            }
+        if let Some(width) = fixed_width(column.ty.ty) {
+            let end = out.len() + width;
+            write_value(&mut out, value);
+            debug_assert!(matches!(value, Datum::Null) || out.len() == end, "wrong variant");
+            out.resize(end, 0);
         }
     }
-    if variable.len() <= usize::from(u16::MAX) {
-        ends.iter().for_each(|end| out.extend_from_slice(&(*end as u16).to_le_bytes()));
-    } else {
-        out[0] = FORMAT_WIDE;
-        ends.iter().for_each(|end| out.extend_from_slice(&end.to_le_bytes()));
+    out.resize(variable_at, 0);
+    let mut end_at = offsets_at;
+    for (position, column) in table.columns.iter().enumerate() {
+        if fixed_width(column.ty.ty).is_some() {
+            continue;
+        }
+        write_value(&mut out, value(position, column.dropped));
+        // Overflows are repaired below; the last offset is the largest.
+        let end = (out.len() - variable_at) as u16;
+        out[end_at..end_at + NARROW].copy_from_slice(&end.to_le_bytes());
+        end_at += NARROW;
     }
-    out.extend_from_slice(&variable);
+    if out.len() - variable_at > usize::from(u16::MAX) {
+        return widen(table, row, &out[..offsets_at], &out[variable_at..]);
+    }
     out
+}
+
+/// The same row with offsets of four bytes.
+fn widen(table: &TableDescriptor, row: &[Datum], start: &[u8], variable: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(start.len() + variable.len() + table.columns.len() * WIDE);
+    out.extend_from_slice(start);
+    out[0] = FORMAT_WIDE;
+    let mut end = 0;
+    let mut measured = Vec::new();
+    for (position, column) in table.columns.iter().enumerate() {
+        if fixed_width(column.ty.ty).is_some() {
+            continue;
+        }
+        if let Some(value) = row.get(position).filter(|_| !column.dropped) {
+            measured.clear();
+            write_value(&mut measured, value);
+            end += measured.len();
+        }
+        out.extend_from_slice(&(end as u32).to_le_bytes());
+    }
+    out.extend_from_slice(variable);
+    out
+}
+
+/// Stored bytes of a variable value, or a guess where counting would be dear.
+fn estimated_len(value: &Datum) -> usize {
+    match value {
+        Datum::Null => 0,
+        Datum::Text(text) | Datum::Json(text) | Datum::Jsonb(text) => text.len(),
+        Datum::Bytea(bytes) => bytes.len(),
+        Datum::Array(array) => 16 + array.elements.len() * 12,
+        _ => 16,
+    }
 }
 
 /// Decodes all columns; those added after the row was written read `missing`, dropped ones `Null`.

@@ -12,6 +12,7 @@ use crate::{
         calendar::{
             DATE_MAX, DATE_MIN, MICROS_PER_DAY, MICROS_PER_SECOND, TIMESTAMP_MAX, TIMESTAMP_MIN,
         },
+        zone::Zone,
     },
 };
 
@@ -26,6 +27,9 @@ mod format;
 
 /// Text to intervals.
 mod interval;
+
+/// The common form, quickly.
+mod iso;
 
 /// Words that mean something in dates and intervals.
 mod words;
@@ -90,6 +94,9 @@ fn overflow(what: &str, text: &str) -> ValueError {
 }
 
 pub(super) fn parse_date(text: &str, settings: &ValueSettings) -> Result<Datum, ValueError> {
+    if let Some(iso) = iso::parse(text) {
+        return Ok(Datum::Date(iso.clock.days as i32));
+    }
     let decoded =
         decode::date_time(text, settings).map_err(|failure| failure.into_error("date", text))?;
     Ok(Datum::Date(match decoded {
@@ -109,12 +116,23 @@ pub(super) fn parse_time(text: &str, settings: &ValueSettings) -> Result<Datum, 
 }
 
 pub(super) fn parse_timestamp(text: &str, settings: &ValueSettings) -> Result<Datum, ValueError> {
+    if let Some(iso) = iso::parse(text) {
+        return Ok(Datum::Timestamp(timestamp_of(Decoded::At(iso.clock), false, text)?));
+    }
     let decoded = decode::date_time(text, settings)
         .map_err(|failure| failure.into_error("timestamp", text))?;
     Ok(Datum::Timestamp(timestamp_of(decoded, false, text)?))
 }
 
 pub(super) fn parse_timestamptz(text: &str, settings: &ValueSettings) -> Result<Datum, ValueError> {
+    if let Some(iso) = iso::parse(text) {
+        let mut clock = iso.clock;
+        if !iso.has_offset {
+            let local = clock.days * MICROS_PER_DAY + clock.micros;
+            clock.offset = Zone::Named(settings.time_zone).offset_of_local(local);
+        }
+        return Ok(Datum::Timestamptz(timestamp_of(Decoded::At(clock), true, text)?));
+    }
     let decoded = decode::date_time(text, settings)
         .map_err(|failure| failure.into_error("timestamp with time zone", text))?;
     Ok(Datum::Timestamptz(timestamp_of(decoded, true, text)?))
