@@ -9,5 +9,8 @@ mod statement;
 /// Distributed plans give what one table in memory gives.
 mod fragments;
 
+/// Routes against every row.
+mod routes;
+
 /// Plans as EXPLAIN shows them, and the rules that made them.
 mod golden;
