@@ -1,6 +1,6 @@
 //! DataFusion's settings for statements of the gateway.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::{
     error::Result,
@@ -8,6 +8,9 @@ use datafusion::{
         SessionState, SessionStateBuilder, config::SessionConfig, memory_pool::FairSpillPool,
         runtime_env::RuntimeEnv, runtime_env::RuntimeEnvBuilder,
     },
+    functions_aggregate::first_last::first_value_udaf,
+    optimizer::OptimizerRule,
+    physical_optimizer::PhysicalOptimizerRule,
 };
 
 use crate::{
@@ -51,13 +54,20 @@ pub fn runtime(memory_bytes: usize) -> Result<Arc<RuntimeEnv>> {
 }
 
 /// A state that plans and runs distributed statements: DataFusion's planner with our rules, logical and physical.
+///
+/// One is made for each execution, so it holds no more than planning asks for: names of functions are the binder's matter, only
+/// DISTINCT ON looks an aggregate up by its name.
 pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    static OPTIMIZER: LazyLock<Vec<Arc<dyn OptimizerRule + Send + Sync>>> =
+        LazyLock::new(optimizer_rules);
+    static PHYSICAL: LazyLock<Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>>> =
+        LazyLock::new(rules::physical_rules);
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_default_features()
+        .with_aggregate_functions(vec![first_value_udaf()])
         .with_analyzer_rules(analyzer_rules())
-        .with_optimizer_rules(optimizer_rules())
-        .with_physical_optimizer_rules(rules::physical_rules())
+        .with_optimizer_rules(OPTIMIZER.clone())
+        .with_physical_optimizer_rules(PHYSICAL.clone())
         .build()
 }

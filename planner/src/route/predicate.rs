@@ -1,6 +1,6 @@
 //! What a DataFusion predicate says about a table's columns.
 //!
-//! Understood: a column compared with a constant of its own type (or another integer type), IN, BETWEEN, IS [NOT] NULL, boolean
+//! Understood: a column compared with a constant of its own type (or another integer type), IN, = ANY, BETWEEN, IS [NOT] NULL, boolean
 //! columns, AND, OR and NOT of them. Everything else may be true of any row. Comparison keys of `functions::lower` are looked
 //! through: they keep equality, which is all that is used of them unless the key's order is the value's.
 
@@ -15,12 +15,15 @@ use cortex_shard_api::{
     },
 };
 use datafusion::{
-    arrow::datatypes::DataType,
+    arrow::{array::Array, datatypes::DataType},
     common::ScalarValue,
     logical_expr::{BinaryExpr, Expr, Operator},
 };
 
-use super::domain::{Comparison, Constraint, Domain};
+use super::{
+    domain::{Comparison, Constraint, Domain},
+    scalar,
+};
 
 /// Nesting that is followed; deeper parts narrow nothing.
 const DEPTH_MAX: usize = 200;
@@ -68,6 +71,10 @@ fn known(table: &TableDescriptor, filter: &Expr, depth: usize) -> Option<Constra
             let equals = |value| compare(table, &list.expr, Comparison::Equal, value);
             Some(Constraint::any(list.list.iter().map(equals).collect::<Option<_>>()?))
         }
+        Expr::ScalarFunction(call) => {
+            let [left, array] = call.args.as_slice() else { return None };
+            equals_any(table, call.func.name(), left, array)
+        }
         Expr::IsNull(arg) => Some(Constraint::column(column(table, arg)?.position, Domain::null())),
         Expr::IsNotNull(arg) => {
             Some(Constraint::column(column(table, arg)?.position, Domain::not_null()))
@@ -82,6 +89,35 @@ fn known(table: &TableDescriptor, filter: &Expr, depth: usize) -> Option<Constra
         }),
         _ => None,
     }
+}
+
+/// `column = ANY (array)` with the array known: what `lower::quantified` makes of a parameter.
+fn equals_any(
+    table: &TableDescriptor,
+    name: &str,
+    left: &Expr,
+    array: &Expr,
+) -> Option<Constraint> {
+    if scalar::comparison(name.strip_suffix("_any")?)? != Comparison::Equal {
+        return None;
+    }
+    let column = column(table, left)?;
+    let Expr::Literal(ScalarValue::List(list), _) = array else { return None };
+    if list.is_null(0) {
+        return Some(Constraint::nothing());
+    }
+    let elements = list.value(0);
+    let mut domains = Vec::with_capacity(elements.len());
+    for number in 0..elements.len() {
+        let element = ScalarValue::try_from_array(&elements, number).ok()?;
+        let ty = column.descriptor.ty.ty;
+        domains.push(match integer(&element) {
+            _ if element.is_null() => continue,
+            Some(value) if ty.is_integer() => integer_domain(ty, Comparison::Equal, value),
+            _ => Domain::compare(Comparison::Equal, &datum(&element, ty)?, ty),
+        });
+    }
+    Some(Constraint::column(column.position, Domain::union(domains)))
 }
 
 /// The operands of a chain of one operator, without recursion: chains are long.

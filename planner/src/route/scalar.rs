@@ -91,7 +91,7 @@ fn boolean(scope: &Scope<'_>, expr: &ScalarExpr, value: bool) -> Option<Constrai
 
 /// A comparison by its signature, `int4eq(int4,int4)`: Postgres ends the names of all of them alike. Both sides must be of one
 /// type, or both integers, or both text, so that the order is that of keys.
-fn comparison(signature: &str) -> Option<Comparison> {
+pub fn comparison(signature: &str) -> Option<Comparison> {
     let (name, args) = signature.strip_suffix(')')?.split_once('(')?;
     let (left, right) = args.split_once(',')?;
     let (left, right) = (type_by_name(left)?, type_by_name(right)?);

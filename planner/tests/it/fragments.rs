@@ -159,6 +159,7 @@ const QUERIES: &[&str] = &[
     "SELECT * FROM prices WHERE price > 1.50 AND price < 3",
     "SELECT * FROM prices WHERE code = 'b'",
     "SELECT * FROM prices ORDER BY price, p",
+    "SELECT DISTINCT ON (kind) kind, amount, tenant, id FROM orders ORDER BY kind, amount, tenant, id",
     "SELECT a.p, x.p FROM prices a JOIN prices x USING (price)",
 ];
 

@@ -25,7 +25,10 @@ fn tables() -> Vec<std::sync::Arc<Table>> {
         table(32, &[1, 0]).hash(&[0], 1, 3).index("dc", &[(3, false), (2, true)], false).build(),
         table(33, &[0, 1]).hash(&[1, 0], 1, 4).index("d", &[(3, false)], false).build(),
         table(34, &[]).hash(&[2], 1, 4).build(),
-        table(35, &[0, 1]).range(0, &[2, 4], 3).index("cb", &[(2, false), (1, false)], false).build(),
+        table(35, &[0, 1])
+            .range(0, &[2, 4], 3)
+            .index("cb", &[(2, false), (1, false)], false)
+            .build(),
         table(36, &[1]).range(0, &[1, 5], 2).build(),
         table(37, &[]).range(2, &[3], 2).build(),
         table(38, &[1]).reference(3).index("c", &[(2, false)], false).build(),
@@ -83,11 +86,8 @@ impl Predicate {
         match self {
             Predicate::Compare(position, operator, value) => {
                 let (value, ty) = constant(*position, *value);
-                let separator = if ty == SqlType::Text && !matches!(*operator, "eq" | "ne") {
-                    "_"
-                } else {
-                    ""
-                };
+                let separator =
+                    if ty == SqlType::Text && !matches!(*operator, "eq" | "ne") { "_" } else { "" };
                 let name = ty.catalog_name();
                 ScalarExpr::Call {
                     function: format!("{name}{separator}{operator}({name},{name})"),
@@ -105,11 +105,8 @@ impl Predicate {
 
 fn is_visited(table: &TableDescriptor, row: &Row, hidden: u64, route: &route::Route) -> bool {
     let row_key = key::row_key(table, row, Some(hidden)).expect("a key");
-    let shard = if route.replicas.is_empty() {
-        key::shard_of_row(table, row)
-    } else {
-        route.replicas[0]
-    };
+    let shard =
+        if route.replicas.is_empty() { key::shard_of_row(table, row) } else { route.replicas[0] };
     route.scans.iter().filter(|scan| scan.shard == shard).any(|scan| match &scan.access {
         Access::Full => true,
         Access::Empty => false,
@@ -150,7 +147,8 @@ fn no_matching_row_is_left_out() {
                 );
             }
             for scan in &route.scans {
-                if let Access::KeyRanges(ranges) | Access::IndexRanges { ranges, .. } = &scan.access {
+                if let Access::KeyRanges(ranges) | Access::IndexRanges { ranges, .. } = &scan.access
+                {
                     assert!(ranges.iter().all(|(start, end)| start < end), "an empty range");
                     assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "not disjoint");
                 }
