@@ -22,7 +22,7 @@ fn env(name: &str, default: i32) -> i32 {
 #[ignore = "prints figures, asserts nothing"]
 fn bulk_load_and_point_reads() {
     let n_rows = env("ROWS_PER_SHARD", 317_500);
-    let directory = tempfile::tempdir_in(".").expect("a directory");
+    let directory = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
