@@ -19,7 +19,7 @@ use crate::error::PgError;
 pub struct ParsedStatement {
     /// Its own text, without the neighbours in a multi-statement query.
     pub sql: Arc<str>,
-    /// Characters of the query text before it: added to error positions.
+    /// Characters of the query text before it. Errors of `prepare` and `execute` give positions in the whole query text.
     pub offset: usize,
     /// The AST, opaque to the wire.
     pub ast: Arc<dyn Any + Send + Sync>,
@@ -157,6 +157,9 @@ pub trait SqlSession: Send {
 
     /// How `regclass` and its like read a parameter that is a name; 42P01 and its like if there is no such object.
     fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError>;
+
+    /// The columns of an open cursor that SQL has declared: in Postgres it is a portal too, and clients describe it as one.
+    fn cursor_columns(&self, name: &str) -> Option<Arc<[OutputColumn]>>;
 
     /// `statement_timeout`; `None` is no limit.
     fn statement_timeout(&self) -> Option<std::time::Duration>;

@@ -350,6 +350,10 @@ mod tests {
             Err(PgError::internal("not here"))
         }
 
+        fn cursor_columns(&self, _: &str) -> Option<Arc<[OutputColumn]>> {
+            None
+        }
+
         fn statement_timeout(&self) -> Option<Duration> {
             None
         }

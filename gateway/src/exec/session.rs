@@ -384,6 +384,10 @@ impl SqlSession for Session {
         self.functions.object_oid(ty, name)
     }
 
+    fn cursor_columns(&self, name: &str) -> Option<Arc<[cortex_planner::bind::OutputColumn]>> {
+        self.cursors.columns(name).ok()
+    }
+
     fn statement_timeout(&self) -> Option<Duration> {
         self.settings.statement_timeout()
     }

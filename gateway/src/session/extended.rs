@@ -37,14 +37,13 @@ impl Session {
         }
         let statements = self.sql.parse(message.sql.as_str()?)?;
         let statement = match statements.as_slice() {
-            [] => Statement { prepared: None, offset: 0 },
+            [] => Statement { prepared: None },
             [one] => {
                 self.guard.begin(self.sql.statement_timeout());
                 let work = self.sql.prepare(one, &message.parameter_oids);
                 let prepared = self.guard.run(&mut self.wire, work).await;
                 self.guard.begin(None);
-                let prepared = prepared.map_err(|error| error.shifted(one.offset))?;
-                Statement { prepared: Some(prepared), offset: one.offset }
+                Statement { prepared: Some(prepared?) }
             }
             _ => {
                 return Err(PgError::new(
@@ -88,7 +87,6 @@ impl Session {
         }
         let portal = Portal {
             prepared: statement.prepared,
-            offset: statement.offset,
             formats: message.result_formats,
             state: PortalState::Bound(parameters),
         };
@@ -133,11 +131,16 @@ impl Session {
             }
             Target::Portal(name) => {
                 let name = name.as_str()?;
-                let Some(portal) = self.portals.get(name) else { return Err(no_portal(name)) };
                 let out = &mut self.wire.out;
-                match portal.prepared.as_ref().and_then(|prepared| prepared.columns.as_deref()) {
-                    Some(columns) => encode::row_description(out, columns, &portal.formats),
-                    None => encode::bare(out, Bare::NoData),
+                if let Some(portal) = self.portals.get(name) {
+                    let prepared = portal.prepared.as_ref();
+                    match prepared.and_then(|prepared| prepared.columns.as_deref()) {
+                        Some(columns) => encode::row_description(out, columns, &portal.formats),
+                        None => encode::bare(out, Bare::NoData),
+                    }
+                } else {
+                    let columns = self.sql.cursor_columns(name).ok_or_else(|| no_portal(name))?;
+                    encode::row_description(out, &columns, &Default::default());
                 }
             }
         }
@@ -153,7 +156,7 @@ impl Session {
         self.guard.begin(self.sql.statement_timeout());
         let result = self.run_portal(&mut portal, message.rows_max).await;
         self.guard.begin(None);
-        result.map_err(|error| error.shifted(portal.offset))?;
+        result?;
         self.forget_deallocated();
         let after = self.sql.transaction_status();
         if before != TransactionStatus::Idle && after == TransactionStatus::Idle {

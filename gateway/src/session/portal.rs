@@ -31,14 +31,11 @@ const PORTALS_MAX: usize = 1_000;
 pub(crate) struct Statement {
     /// `None` is an empty query.
     pub prepared: Option<Arc<Prepared>>,
-    /// Characters in front of the statement in the text that was parsed.
-    pub offset: usize,
 }
 
 /// What Bind made.
 pub(crate) struct Portal {
     pub prepared: Option<Arc<Prepared>>,
-    pub offset: usize,
     pub formats: Formats,
     pub state: PortalState,
 }

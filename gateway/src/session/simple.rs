@@ -85,13 +85,9 @@ impl Session {
     ) -> Result<Completion, PgError> {
         self.guard.begin(self.sql.statement_timeout());
         let Session { wire, guard, sql, .. } = self;
-        let shifted = |error: PgError| error.shifted(statement.offset);
-        let prepared = guard.run(wire, sql.prepare(statement, &[])).await.map_err(shifted)?;
-        let execution = guard
-            .run(wire, sql.execute(&prepared, Vec::new(), autocommit))
-            .await
-            .map_err(shifted)?;
-        let done = self.deliver(execution).await.map_err(shifted)?;
+        let prepared = guard.run(wire, sql.prepare(statement, &[])).await?;
+        let execution = guard.run(wire, sql.execute(&prepared, Vec::new(), autocommit)).await?;
+        let done = self.deliver(execution).await?;
         self.guard.begin(None);
         self.forget_deallocated();
         Ok(done)

@@ -149,6 +149,7 @@ fn parameters(mut body: Body, minor: i32) -> Result<Parameters, PgError> {
             "options" => options.extend(split_options(&value)?),
             "replication" => refuse_replication(&value)?,
             name if name.starts_with("_pq_.") => unknown.push(name.to_owned()),
+            "client_encoding" => options.push((name, encoding_name(value))),
             _ => options.push((name, value)),
         }
     }
@@ -165,6 +166,15 @@ fn parameters(mut body: Body, minor: i32) -> Result<Parameters, PgError> {
 
 fn owned(text: &Text) -> Result<String, PgError> {
     text.as_str().map(str::to_owned)
+}
+
+/// Postgres compares encodings by letters and digits alone; some drivers send the name in quotes.
+fn encoding_name(value: String) -> String {
+    let letters: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+    match letters.to_ascii_lowercase().as_str() {
+        "utf8" | "unicode" => "UTF8".to_owned(),
+        _ => value,
+    }
 }
 
 fn refuse_replication(value: &str) -> Result<(), PgError> {
@@ -281,6 +291,12 @@ mod tests {
         let parameters = packet(b"user\0me\0application_name\0x\0\0").expect("packet");
         assert_eq!((parameters.user.as_str(), parameters.database.as_str()), ("me", "me"));
         assert_eq!(parameters.options, [("application_name".into(), "x".into())]);
+    }
+
+    #[test]
+    fn encodings_are_compared_loosely() {
+        let parameters = packet(b"user\0me\0client_encoding\0'utf-8'\0\0").expect("packet");
+        assert_eq!(parameters.options, [("client_encoding".into(), "UTF8".into())]);
     }
 
     #[test]

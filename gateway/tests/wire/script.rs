@@ -160,7 +160,7 @@ impl SqlSession for ScriptSession {
             "syntax" => return Err(PgError::new(SqlState::SYNTAX_ERROR, "no").at(Some(1))),
             _ => (vec![], None),
         };
-        Ok(Arc::new(Prepared { parameters, columns, plan: Arc::new(statement.sql.clone()) }))
+        Ok(Arc::new(Prepared { parameters, columns, plan: Arc::new(statement.clone()) }))
     }
 
     async fn execute(
@@ -169,7 +169,8 @@ impl SqlSession for ScriptSession {
         parameters: Vec<Datum>,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
-        let sql = prepared.plan.downcast_ref::<Arc<str>>().expect("a script").clone();
+        let statement = prepared.plan.downcast_ref::<ParsedStatement>().expect("a script");
+        let (sql, offset) = (statement.sql.clone(), statement.offset);
         let (word, argument) = ScriptSession::word(&sql);
         self.counters.executed.fetch_add(1, Ordering::SeqCst);
         self.counters.autocommits.fetch_add(usize::from(autocommit), Ordering::SeqCst);
@@ -184,7 +185,9 @@ impl SqlSession for ScriptSession {
             }
             "batches" => rows(self.batches(n)),
             "echo" => rows(RowSource::Rows(vec![parameters].into_iter())),
-            "fail" => return Err(PgError::new(SqlState::DIVISION_BY_ZERO, "failed").at(Some(2))),
+            "fail" => {
+                return Err(PgError::new(SqlState::DIVISION_BY_ZERO, "failed").at(Some(offset + 2)));
+            }
             "panic" => panic!("the script says so"),
             "hang" => {
                 let _unfinished = Unfinished(self.counters.clone(), false);
@@ -269,6 +272,10 @@ impl SqlSession for ScriptSession {
 
     fn object_oid(&self, _: SqlType, _: &str) -> Result<u32, PgError> {
         Err(PgError::new(SqlState::UNDEFINED_TABLE, "no such object"))
+    }
+
+    fn cursor_columns(&self, _: &str) -> Option<Arc<[OutputColumn]>> {
+        None
     }
 
     fn statement_timeout(&self) -> Option<Duration> {
