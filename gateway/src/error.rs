@@ -27,6 +27,7 @@ states! {
     CONNECTION_FAILURE = "08006";
     FEATURE_NOT_SUPPORTED = "0A000";
     CARDINALITY_VIOLATION = "21000";
+    INVALID_ROW_COUNT_IN_LIMIT = "2201W";
     DATA_EXCEPTION = "22000";
     STRING_DATA_RIGHT_TRUNCATION = "22001";
     NUMERIC_VALUE_OUT_OF_RANGE = "22003";
@@ -285,6 +286,8 @@ pub const fn value_state(kind: ValueErrorKind) -> SqlState {
         ValueErrorKind::ArraySubscript => SqlState::ARRAY_SUBSCRIPT_ERROR,
         ValueErrorKind::InvalidArgument => SqlState::INVALID_ARGUMENT_FOR_LOG,
         ValueErrorKind::NullNotAllowed => SqlState::NULL_VALUE_NOT_ALLOWED,
+        ValueErrorKind::Cardinality => SqlState::CARDINALITY_VIOLATION,
+        ValueErrorKind::InvalidRowCount => SqlState::INVALID_ROW_COUNT_IN_LIMIT,
         ValueErrorKind::Unsupported => SqlState::FEATURE_NOT_SUPPORTED,
         ValueErrorKind::TypeMismatch => SqlState::DATATYPE_MISMATCH,
         ValueErrorKind::Internal => SqlState::INTERNAL_ERROR,

@@ -3,7 +3,7 @@
 //! Each file in `select/` holds queries with the answers that PostgreSQL 15 gave. They run over memory tables with the data of
 //! `select/data.sql`. With `CORTEX_TEST_PG=host=... user=...` the answers are asked of that server and the files are rewritten.
 
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, panic::AssertUnwindSafe, path::PathBuf, sync::Arc};
 
 use arrow::{datatypes::Schema, record_batch::RecordBatch};
 use cortex_functions::{
@@ -27,6 +27,7 @@ use datafusion::{
     physical_plan::collect,
     prelude::SessionConfig,
 };
+use futures::FutureExt;
 use sqlparser::{
     ast::{self, Statement},
     dialect::PostgreSqlDialect,
@@ -138,6 +139,15 @@ fn state() -> SessionState {
         .build()
 }
 
+/// A row; an empty line would end the block.
+fn line(values: &[String]) -> String {
+    let line = values.join(" | ");
+    match line.trim_end() {
+        "" => "(blank)".to_owned(),
+        text => text.to_owned(),
+    }
+}
+
 struct Answer {
     lines: Vec<String>,
     ordered: bool,
@@ -152,7 +162,9 @@ fn plan_failure(error: &PlanError) -> String {
 
 fn run_failure(error: &DataFusionError) -> String {
     match error {
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => run_failure(inner),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
+            run_failure(inner)
+        }
         DataFusionError::Shared(inner) => run_failure(inner),
         DataFusionError::ArrowError(inner, _) => match &**inner {
             arrow::error::ArrowError::ExternalError(inner) => format!("error: {inner}"),
@@ -184,7 +196,7 @@ async fn answer(sql: &str, tables: &Arc<Tables>, state: &SessionState) -> Answer
     let header: Vec<String> = bound
         .columns
         .iter()
-        .map(|column| format!("{} {}", column.name, text::type_name(TypeMod::plain(column.ty.ty))))
+        .map(|column| format!("{} {}", column.name, column.ty.ty.sql_name()))
         .collect();
     let run = async {
         let optimized = state.optimize(&bound.plan)?;
@@ -216,7 +228,7 @@ async fn answer(sql: &str, tables: &Arc<Tables>, state: &SessionState) -> Answer
                     }
                 })
                 .collect();
-            lines.push(values.join(" | ").trim_end().to_owned());
+            lines.push(line(&values));
         }
     }
     if !ordered {
@@ -257,7 +269,7 @@ async fn ask(client: &tokio_postgres::Client, sql: &str, ordered: bool) -> Vec<S
             let values: Vec<String> = (0..row.len())
                 .map(|index| row.get(index).unwrap_or("NULL").replace('\n', "\\n"))
                 .collect();
-            lines.push(values.join(" | ").trim_end().to_owned());
+            lines.push(line(&values));
         }
     }
     if !ordered {
@@ -309,7 +321,8 @@ async fn check_files() -> Vec<String> {
     let only = std::env::var("CORTEX_TEST_FILE").ok();
     let mut wrong = Vec::new();
     for path in files() {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
             continue;
         }
@@ -327,7 +340,9 @@ async fn check_files() -> Vec<String> {
                 let _ = write!(rewritten, "{block}\n\n");
                 continue;
             }
-            let ours = answer(&sql, &tables, &state).await;
+            let ours = AssertUnwindSafe(answer(&sql, &tables, &state)).catch_unwind().await;
+            let ours =
+                ours.unwrap_or_else(|_| Answer { lines: vec!["panic".to_owned()], ordered: false });
             // "differs": PostgreSQL's answer is not to be had, ours is on record.
             let differs = comments.iter().any(|comment| comment.starts_with("# differs"));
             let expected = match &server {

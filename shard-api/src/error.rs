@@ -50,6 +50,10 @@ pub enum ValueErrorKind {
     InvalidArgument,
     /// 22004
     NullNotAllowed,
+    /// 21000: more than one row where one value is wanted.
+    Cardinality,
+    /// 2201W, 2201X: LIMIT and OFFSET below zero.
+    InvalidRowCount,
     /// 0A000
     Unsupported,
     /// 42P22, 42804 and others that the binder missed and only execution saw.

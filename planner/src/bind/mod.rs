@@ -84,7 +84,7 @@ pub struct Binder<'a> {
     /// Scopes of the queries around the one being bound, outermost first.
     pub(crate) outer: Vec<Arc<Scope>>,
     /// For each query around: the columns of it that inner queries used.
-    pub(crate) outer_used: Vec<Vec<(Arc<typed::ColumnRef>, TypeMod)>>,
+    pub(crate) outer_used: Vec<Vec<typed::OuterColumn>>,
     /// WITH queries in sight, innermost last.
     pub(crate) ctes: Vec<crate::lower::with::Cte>,
     /// Qualifiers given to relations in the plan: each is unique.

@@ -11,7 +11,7 @@ use sqlparser::ast::Ident;
 
 use super::{
     Binder,
-    typed::{ColumnRef, Kind, TypedExpr},
+    typed::{ColumnRef, Kind, OuterColumn, TypedExpr},
 };
 use crate::{PlanError, PlanErrorKind, catalog::Table};
 
@@ -209,10 +209,14 @@ impl Binder<'_> {
         let position = parts.first().and_then(|first| self.position(first.span));
         let names: Vec<String> = parts.iter().map(fold_ident).collect();
         let found = match names.as_slice() {
-            [column] => self.find_unqualified(column, scope),
-            [table, column] => self.find_qualified(None, table, column, scope),
-            [schema, table, column] => self.find_qualified(Some(schema), table, column, scope),
-            [_, schema, table, column] => self.find_qualified(Some(schema), table, column, scope),
+            [column] => self.find_unqualified(column, scope, position),
+            [table, column] => self.find_qualified(None, table, column, scope, position),
+            [schema, table, column] => {
+                self.find_qualified(Some(schema), table, column, scope, position)
+            }
+            [_, schema, table, column] => {
+                self.find_qualified(Some(schema), table, column, scope, position)
+            }
             _ => Err(PlanError::new(
                 PlanErrorKind::Syntax,
                 format!("improper qualified name (too many dotted names): {}", names.join(".")),
@@ -229,7 +233,12 @@ impl Binder<'_> {
         Ok(found.at(position))
     }
 
-    fn find_unqualified(&mut self, name: &str, scope: &Scope) -> Result<TypedExpr, PlanError> {
+    fn find_unqualified(
+        &mut self,
+        name: &str,
+        scope: &Scope,
+        position: Option<usize>,
+    ) -> Result<TypedExpr, PlanError> {
         if let Some(found) = visible(scope, name)? {
             return Ok(found);
         }
@@ -237,7 +246,7 @@ impl Binder<'_> {
             let index = self.outer.len() - level;
             let outer = self.outer[index].clone();
             if let Some(found) = visible(&outer, name)? {
-                return Ok(self.outer_reference(found, level));
+                return Ok(self.outer_reference(found.at(position), level));
             }
         }
         Err(undefined_column(name, None))
@@ -249,6 +258,7 @@ impl Binder<'_> {
         table: &str,
         column: &str,
         scope: &Scope,
+        position: Option<usize>,
     ) -> Result<TypedExpr, PlanError> {
         if let Some(relation) = find_relation(scope, schema, table)? {
             return relation_column(relation, column);
@@ -258,7 +268,7 @@ impl Binder<'_> {
             let outer = self.outer[index].clone();
             if let Some(relation) = find_relation(&outer, schema, table)? {
                 let found = relation_column(relation, column)?;
-                return Ok(self.outer_reference(found, level));
+                return Ok(self.outer_reference(found.at(position), level));
             }
         }
         let aliased =
@@ -290,14 +300,14 @@ impl Binder<'_> {
     }
 
     fn raise(&mut self, expr: &mut TypedExpr, levels: usize) {
-        let ty = expr.ty;
+        let (ty, position) = (expr.ty, expr.position);
         if let Kind::Column { column, level } = &mut expr.kind {
             *level += levels;
             let column = column.clone();
             let owner = self.outer_used.len() - levels;
             let used = &mut self.outer_used[owner];
-            if !used.iter().any(|(seen, _)| seen.same(&column)) {
-                used.push((column, ty));
+            if !used.iter().any(|seen| seen.column.same(&column)) {
+                used.push(OuterColumn { column, ty, position });
             }
         }
         for child in expr.children_mut() {

@@ -3,7 +3,7 @@
 //! The parser knows lines and columns; Postgres's protocol wants characters from 1.
 
 use sqlparser::{
-    ast::{Expr, Spanned},
+    ast::{Expr, Query, Spanned},
     tokenizer::{Location, Span},
 };
 
@@ -25,6 +25,14 @@ impl Binder<'_> {
         let before: usize =
             self.sql.split_inclusive('\n').take(line - 1).map(|line| line.chars().count()).sum();
         Some(before + column)
+    }
+
+    /// Where the parenthesis in front of a subquery stands.
+    pub(crate) fn open_paren(&self, query: &Query) -> Option<usize> {
+        let start = self.location(query.span().start)?;
+        let before: Vec<char> = self.sql.chars().take(start - 1).collect();
+        let blanks = before.iter().rev().take_while(|c| c.is_whitespace()).count();
+        start.checked_sub(blanks + 1)
     }
 
     /// Where the operator after `left` stands: Postgres points to it, the parser does not keep it.

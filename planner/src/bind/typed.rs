@@ -169,7 +169,15 @@ pub struct SubqueryExpr {
     pub kind: SubqueryKind,
     pub plan: Arc<LogicalPlan>,
     /// Columns of the query around it that it uses.
-    pub outer: Vec<(Arc<ColumnRef>, TypeMod)>,
+    pub outer: Vec<OuterColumn>,
+}
+
+/// A column of the query around a subquery, as the subquery uses it first.
+#[derive(Clone, Debug)]
+pub struct OuterColumn {
+    pub column: Arc<ColumnRef>,
+    pub ty: TypeMod,
+    pub position: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -350,7 +358,8 @@ impl TypedExpr {
         self.any(&mut |expr| matches!(expr.kind, Kind::Column { level: 0, .. } | Kind::Plan(_)))
     }
 
-    /// Whether both compute the same, wherever they stand. Subqueries are never the same.
+    /// Whether both compute the same, wherever they stand. Of subqueries only copies
+    /// of one are the same.
     pub fn same(&self, other: &TypedExpr) -> bool {
         self.ty == other.ty && same_kind(&self.kind, &other.kind)
     }
@@ -504,6 +513,8 @@ fn same_kind(left: &Kind, right: &Kind) -> bool {
                 && format!("{:?}", left.frame) == format!("{:?}", right.frame)
         }
         (Kind::Plan(left), Kind::Plan(right)) => left == right,
+        // Two references to one select item share its plan.
+        (Kind::Subquery(left), Kind::Subquery(right)) => Arc::ptr_eq(&left.plan, &right.plan),
         _ => false,
     }
 }

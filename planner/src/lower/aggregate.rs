@@ -4,10 +4,8 @@
 //! keys, so that 1.0 and 1.00 meet; the value shown is then the least of the group's. Grouping sets are a UNION ALL of one
 //! aggregation for each set.
 
-use std::sync::Arc;
-
 use cortex_functions::lower as functions;
-use cortex_shard_api::{Datum, SqlType, TypeMod};
+use cortex_shard_api::{Datum, SqlType};
 use datafusion::{
     common::Column,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
@@ -17,14 +15,14 @@ use sqlparser::ast::{Expr as AstExpr, GroupByExpr};
 use super::{
     engine_error,
     expr::{key, lower},
-    select::{Item, check_groupable, minimum},
+    select::{Item, check_groupable, is_representative, minimum},
 };
 use crate::{
     PlanError, PlanErrorKind,
     bind::{
         Binder, Clause, Scope,
         names::fold_ident,
-        typed::{ColumnRef, Kind, TypedExpr},
+        typed::{ColumnRef, Kind, OuterColumn, TypedExpr},
     },
 };
 
@@ -402,7 +400,10 @@ fn aggregate_set(
         let column = &aggregation.groups[*index];
         let value = lower(group)?;
         let key = functions::comparison_key(value.clone(), group.ty.ty);
-        if key != value {
+        if key != value && is_representative(group.ty.ty) {
+            // The key is a value of the group itself: +0 for -0.
+            keys.push(key.alias_qualified(column.relation.clone(), &column.name));
+        } else if key != value {
             keys.push(key.alias(format!("key#{index}")));
             values.push(minimum(value).alias_qualified(column.relation.clone(), &column.name));
         } else if value == Expr::Column(column.clone()) {
@@ -461,8 +462,8 @@ fn collect(
         }
         _ => {
             if let Kind::Subquery(subquery) = &expr.kind {
-                for (column, ty) in &subquery.outer {
-                    check_outer(column, *ty, expr.position, groups, written, single_set)?;
+                for outer in &subquery.outer {
+                    check_outer(outer, groups, written, single_set)?;
                 }
             }
             expr.children()
@@ -473,14 +474,13 @@ fn collect(
 }
 
 fn check_outer(
-    column: &Arc<ColumnRef>,
-    ty: TypeMod,
-    position: Option<usize>,
+    outer: &OuterColumn,
     groups: &mut Groups,
     written: usize,
     single_set: bool,
 ) -> Result<(), PlanError> {
-    let reference = TypedExpr::new(Kind::Column { column: column.clone(), level: 0 }, ty);
+    let OuterColumn { column, ty, position } = outer;
+    let reference = TypedExpr::new(Kind::Column { column: column.clone(), level: 0 }, *ty);
     if groups.exprs.iter().any(|group| group.same(&reference)) {
         return Ok(());
     }
@@ -495,7 +495,7 @@ fn check_outer(
             column.relation, column.name
         ),
     )
-    .at(position))
+    .at(*position))
 }
 
 /// Whether the column's table has its whole primary key among the groups.

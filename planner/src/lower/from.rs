@@ -124,7 +124,7 @@ impl Binder<'_> {
         }
         match before {
             Some(before) => {
-                self.check_aliases(&before.scope, &joined.scope, None)?;
+                self.check_aliases(&before.scope, &joined.scope)?;
                 cross_join(before, joined)
             }
             None => Ok(joined),
@@ -170,7 +170,7 @@ impl Binder<'_> {
     ) -> Result<FromItem, PlanError> {
         if !is_lateral(factor) {
             let right = self.bind_factor(factor, identity)?;
-            self.check_aliases(&left.scope, &right.scope, self.position(factor.span()))?;
+            self.check_aliases(&left.scope, &right.scope)?;
             return self.join_items(left, right, join_type, constraint);
         }
         let mut visible = left.scope.clone();
@@ -186,7 +186,7 @@ impl Binder<'_> {
         let calls = self.bind_table_calls(&function, &visible)?;
         if !calls.iter().any(TypedExpr::has_column) {
             let right = self.unnest_calls(None, calls, &function, false)?;
-            self.check_aliases(&left.scope, &right.scope, None)?;
+            self.check_aliases(&left.scope, &right.scope)?;
             return self.join_items(left, right, join_type, constraint);
         }
         let on_true = match constraint {
@@ -232,7 +232,7 @@ impl Binder<'_> {
         self.outer.pop();
         self.outer_used.pop();
         let mut right = right?;
-        self.check_aliases(&left.scope, &right.scope, self.position(factor.span()))?;
+        self.check_aliases(&left.scope, &right.scope)?;
         if right.plan.all_out_ref_exprs().is_empty() {
             return self.join_items(left, right, join_type, constraint);
         }
@@ -253,12 +253,7 @@ impl Binder<'_> {
         self.join_items(left, right, join_type, constraint)
     }
 
-    fn check_aliases(
-        &self,
-        left: &Scope,
-        right: &Scope,
-        position: Option<usize>,
-    ) -> Result<(), PlanError> {
+    fn check_aliases(&self, left: &Scope, right: &Scope) -> Result<(), PlanError> {
         for relation in &right.relations {
             let same = left.relations.iter().any(|other| {
                 other.name == relation.name
@@ -270,8 +265,7 @@ impl Binder<'_> {
                 return Err(PlanError::new(
                     PlanErrorKind::DuplicateAlias,
                     format!("table name \"{}\" specified more than once", relation.name),
-                )
-                .at(position));
+                ));
             }
         }
         Ok(())
@@ -480,6 +474,7 @@ impl Binder<'_> {
                 let mut item = self.derived_item(aliased, shown, alias, None)?;
                 for relation in &mut item.scope.relations {
                     relation.oid = None;
+                    relation.table_name = alias.map(|_| view.name.clone());
                     if alias.is_none() {
                         relation.schema = self
                             .namespace
@@ -516,9 +511,10 @@ impl Binder<'_> {
                     alias,
                     Some(system.oid),
                 )?;
-                if alias.is_none() {
-                    for relation in &mut item.scope.relations {
-                        relation.schema = Some(system.schema.to_owned());
+                for relation in &mut item.scope.relations {
+                    match alias {
+                        None => relation.schema = Some(system.schema.to_owned()),
+                        Some(_) => relation.table_name = Some(system.name.to_owned()),
                     }
                 }
                 Ok(item)
@@ -657,8 +653,7 @@ impl Binder<'_> {
                     relation.columns.len(),
                     names.len()
                 ),
-            )
-            .at(alias.and_then(|alias| self.position(alias.name.span))));
+            ));
         }
         for (column, name) in relation.columns.iter_mut().zip(names) {
             column.name = fold_ident(&name.name);
@@ -756,6 +751,7 @@ impl Binder<'_> {
         let scalar_columns = columns.len() - usize::from(function.ordinality);
         if single
             && scalar_columns == 1
+            && columns[0].name == function.name
             && let Some(alias) = &alias_name
         {
             columns[0].name.clone_from(alias);
@@ -767,7 +763,7 @@ impl Binder<'_> {
             None,
         )?;
         if !scope.relations.is_empty() {
-            self.check_aliases(&scope, &right.scope, function.position)?;
+            self.check_aliases(&scope, &right.scope)?;
         }
         Ok(FromItem { plan, scope: scope.join(right.scope) })
     }

@@ -22,6 +22,9 @@ mod window;
 /// Set-returning functions in the select list.
 mod set_returning;
 
+/// Functions that return sets of rows with several columns.
+mod record_set;
+
 /// UNION, INTERSECT, EXCEPT and VALUES.
 mod set_operation;
 

@@ -1,8 +1,6 @@
 //! Names of output columns, as Postgres's `FigureColname` chooses them.
 
-use sqlparser::ast::{
-    AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, Subscript, Value,
-};
+use sqlparser::ast::{AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, Subscript};
 
 use crate::bind::{names::fold_ident, types::data_type};
 
@@ -34,11 +32,6 @@ fn figure(expr: &Expr) -> Option<(String, u8)> {
         Expr::Case { else_result, .. } => match else_result.as_deref().and_then(figure) {
             Some((name, 2)) => Some((name, 2)),
             _ => Some(("case".to_owned(), 1)),
-        },
-        Expr::Value(value) => match &value.value {
-            // In the grammar TRUE and FALSE are casts to bool.
-            Value::Boolean(_) => Some(("bool".to_owned(), 1)),
-            _ => None,
         },
         Expr::Exists { .. } => strong("exists"),
         Expr::Subquery(query) => {

@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use arrow::{array::BooleanBuilder, datatypes::DataType};
-use cortex_functions::{registry::ResolvedCall, scalar, session::EvalContext};
+use cortex_functions::{
+    registry::ResolvedCall,
+    scalar,
+    session::{self, EvalContext},
+};
 use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod, value::arrow as arrow_values};
 use datafusion::{
     common::{Result, exec_err},
@@ -62,7 +66,7 @@ impl ScalarUDFImpl for Quantified {
         let [left, array] = arrays.as_slice() else {
             return exec_err!("{} wants two arguments", self.name);
         };
-        let context = EvalContext::default();
+        let context = session::installed(&args.config_options);
         let mut out = BooleanBuilder::with_capacity(left.len());
         let fail = |error: cortex_shard_api::ValueError| DataFusionError::External(Box::new(error));
         for row in 0..left.len() {

@@ -6,10 +6,14 @@
 use std::sync::Arc;
 
 use cortex_functions::lower as functions;
-use cortex_shard_api::TypeMod;
+use cortex_shard_api::{SqlType, TypeMod};
 use datafusion::{
-    common::Column,
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, expr::AggregateFunction},
+    common::{Column, ScalarValue},
+    logical_expr::{
+        Expr, LogicalPlan, LogicalPlanBuilder, SortExpr, WindowFrame, WindowFrameBound,
+        WindowFrameUnits, WindowFunctionDefinition,
+        expr::{AggregateFunction, WindowFunction, WindowFunctionParams},
+    },
 };
 use sqlparser::ast::{
     self, Distinct, Expr as AstExpr, OrderBy, OrderByKind, Select, SelectItem,
@@ -456,6 +460,8 @@ impl Binder<'_> {
             let key = functions::comparison_key(value.clone(), column.ty.ty);
             if key == value {
                 groups.push(value);
+            } else if is_representative(column.ty.ty) {
+                groups.push(key.alias(&column.column.name));
             } else {
                 let name = self.fresh("key");
                 groups.push(key.alias(name));
@@ -463,7 +469,7 @@ impl Binder<'_> {
             }
         }
         let builder = LogicalPlanBuilder::from(plan);
-        if values.is_empty() {
+        if values.is_empty() && groups.iter().all(|group| matches!(group, Expr::Column(_))) {
             return builder.distinct().and_then(|builder| builder.build()).map_err(engine_error);
         }
         let kept = columns.iter().map(|column| {
@@ -489,6 +495,12 @@ pub(super) fn minimum(value: Expr) -> Expr {
     ))
 }
 
+/// Types whose comparison key is itself a value that equals all of its group. DataFusion's min of floats is not to be trusted
+/// with infinities.
+pub(super) fn is_representative(ty: SqlType) -> bool {
+    matches!(ty, SqlType::Float4 | SqlType::Float8)
+}
+
 /// The first row of each group in the order of the keys.
 fn distinct_on(
     plan: LogicalPlan,
@@ -496,21 +508,37 @@ fn distinct_on(
     keys: &[SortExpr],
 ) -> Result<LogicalPlan, PlanError> {
     let all: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
-    // DataFusion wants ORDER BY to begin with the expressions, in their order.
-    let mut sort: Vec<SortExpr> = on
-        .iter()
-        .map(|expr| {
-            keys.iter()
-                .find(|key| key.expr == *expr)
-                .cloned()
-                .unwrap_or_else(|| SortExpr::new(expr.clone(), true, false))
-        })
-        .collect();
-    sort.extend(keys.iter().filter(|key| !on.contains(&key.expr)).cloned());
-    LogicalPlanBuilder::from(plan)
-        .distinct_on(on, all, Some(sort))
+    let number = row_number(on, keys.to_vec());
+    let number_column = Expr::Column(Column::from_name(number.schema_name().to_string()));
+    let first = number_column.eq(datafusion::logical_expr::lit(1_u64));
+    LogicalPlanBuilder::window_plan(plan, [number])
+        .and_then(|plan| LogicalPlanBuilder::from(plan).filter(first))
+        .and_then(|builder| builder.project(all))
         .and_then(|builder| builder.build())
         .map_err(engine_error)
+}
+
+/// `row_number() OVER (PARTITION BY ... ORDER BY ...)`
+pub(super) fn row_number(partition_by: Vec<Expr>, order_by: Vec<SortExpr>) -> Expr {
+    let frame = WindowFrame::new_bounds(
+        WindowFrameUnits::Rows,
+        WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+        WindowFrameBound::CurrentRow,
+    );
+    Expr::WindowFunction(Box::new(WindowFunction {
+        fun: WindowFunctionDefinition::WindowUDF(
+            datafusion::functions_window::row_number::row_number_udwf(),
+        ),
+        params: WindowFunctionParams {
+            args: Vec::new(),
+            partition_by,
+            order_by,
+            window_frame: frame,
+            filter: None,
+            null_treatment: None,
+            distinct: false,
+        },
+    }))
 }
 
 /// json has no equality.

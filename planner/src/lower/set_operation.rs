@@ -10,12 +10,7 @@ use cortex_functions::lower as functions;
 use cortex_shard_api::{SqlType, TypeMod, value::arrow::arrow_type};
 use datafusion::{
     common::{Column, DFSchema, JoinType, NullEquality, TableReference},
-    logical_expr::{
-        Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFrameBound, WindowFrameUnits,
-        WindowFunctionDefinition,
-        expr::{WindowFunction, WindowFunctionParams},
-    },
-    scalar::ScalarValue,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
 };
 use sqlparser::ast::{OrderBy, SetExpr, SetOperator, SetQuantifier, Values};
 
@@ -23,7 +18,7 @@ use super::{
     PlanColumn, Relational, engine_error,
     expr::lower,
     from::Identity,
-    select::{Item, SortTarget, Stage, StageDistinct, check_groupable},
+    select::{Item, SortTarget, Stage, StageDistinct, check_groupable, row_number},
 };
 use crate::{
     PlanError, PlanErrorKind,
@@ -292,7 +287,8 @@ impl Binder<'_> {
         }
         let mut builder = LogicalPlanBuilder::from(plan).project(exprs).map_err(engine_error)?;
         if numbered {
-            let number = row_number(&keys);
+            let columns = keys.iter().map(|name| Expr::Column(Column::from_name(name))).collect();
+            let number = row_number(columns, Vec::new());
             let name = number.schema_name().to_string();
             let plan =
                 LogicalPlanBuilder::window_plan(builder.build().map_err(engine_error)?, [number])
@@ -387,28 +383,6 @@ impl Binder<'_> {
             .collect();
         Ok(stage_of(Relational { plan, columns }, Some("VALUES")))
     }
-}
-
-fn row_number(keys: &[String]) -> Expr {
-    let frame = WindowFrame::new_bounds(
-        WindowFrameUnits::Rows,
-        WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
-        WindowFrameBound::Following(ScalarValue::UInt64(None)),
-    );
-    Expr::WindowFunction(Box::new(WindowFunction {
-        fun: WindowFunctionDefinition::WindowUDF(
-            datafusion::functions_window::row_number::row_number_udwf(),
-        ),
-        params: WindowFunctionParams {
-            args: Vec::new(),
-            partition_by: keys.iter().map(|name| Expr::Column(Column::from_name(name))).collect(),
-            order_by: Vec::new(),
-            window_frame: frame,
-            filter: None,
-            null_treatment: None,
-            distinct: false,
-        },
-    }))
 }
 
 fn plain_stage(plan: LogicalPlan, items: Vec<Item>, unlockable: Option<&'static str>) -> Stage {

@@ -22,6 +22,7 @@ use datafusion::{
 use super::{
     PlanColumn, engine_error,
     expr::{function_name, lower},
+    record_set,
 };
 use crate::{
     PlanError,
@@ -133,11 +134,15 @@ fn call_list(expr: &TypedExpr) -> Result<(Expr, Vec<(String, TypeMod)>), PlanErr
             .iter()
             .map(|arg| Ok((lower(arg)?, arg.ty)))
             .collect::<Result<Vec<_>, PlanError>>()?;
-        let columns = registry::set_columns(call)
+        let columns: Vec<(String, TypeMod)> = registry::set_columns(call)
             .into_iter()
             .map(|(name, ty)| (name, TypeMod::plain(ty)))
             .collect();
-        return Ok((functions::call(call, args), columns));
+        let list = match columns.len() {
+            1 => functions::call(call, args),
+            _ => record_set::call(&call.signature, args, &columns),
+        };
+        return Ok((list, columns));
     }
     let name = match &expr.kind {
         Kind::Call { call, .. } => function_name(&call.signature).to_owned(),

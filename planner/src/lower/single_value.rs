@@ -9,17 +9,15 @@ use arrow::{
     array::{ArrayRef, AsArray},
     datatypes::{DataType, Field, FieldRef, Int64Type},
 };
+use cortex_shard_api::{ValueError, ValueErrorKind};
 use datafusion::{
     common::{Result, ScalarValue, exec_err},
+    error::DataFusionError,
     logical_expr::{
         Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, Volatility,
         function::{AccumulatorArgs, StateFieldsArgs},
     },
 };
-
-/// What the error says; the gateway makes it 21000.
-pub const MORE_THAN_ONE_ROW: &str =
-    "more than one row returned by a subquery used as an expression";
 
 /// `single_value(expr)`
 pub(super) fn single_value(expr: Expr) -> Expr {
@@ -71,7 +69,11 @@ impl SingleValueAccumulator {
     fn take(&mut self, values: &ArrayRef, row: usize, rows: i64) -> Result<()> {
         self.rows += rows;
         if self.rows > 1 {
-            return exec_err!("{MORE_THAN_ONE_ROW}");
+            let error = ValueError::new(
+                ValueErrorKind::Cardinality,
+                "more than one row returned by a subquery used as an expression",
+            );
+            return Err(DataFusionError::External(Box::new(error)));
         }
         self.value = ScalarValue::try_from_array(values, row)?;
         Ok(())

@@ -30,14 +30,14 @@ use crate::{
     PlanError, PlanErrorKind,
     bind::{
         Binder, Clause, Scope,
-        typed::{ColumnRef, Kind, SubqueryExpr, SubqueryKind, TypedExpr},
+        typed::{Kind, OuterColumn, SubqueryExpr, SubqueryKind, TypedExpr},
     },
 };
 
 /// A subquery as it was planned: its rows, and what it uses of the query around it.
 struct Nested {
     relational: Relational,
-    outer: Vec<(Arc<ColumnRef>, TypeMod)>,
+    outer: Vec<OuterColumn>,
 }
 
 impl Binder<'_> {
@@ -69,7 +69,7 @@ impl Binder<'_> {
         match nested.relational.columns.as_slice() {
             [only] => Ok((only.column.clone(), only.ty)),
             _ => Err(PlanError::new(PlanErrorKind::Syntax, "subquery must return only one column")
-                .at(self.position(query.span()))),
+                .at(self.open_paren(query))),
         }
     }
 
@@ -81,10 +81,7 @@ impl Binder<'_> {
     ) -> Result<TypedExpr, PlanError> {
         let nested = self.bind_nested(query, scope, clause)?;
         let (column, ty) = self.one_column(&nested, query)?;
-        let mut plan = nested.relational.plan;
-        if !nested.outer.is_empty() {
-            plan = one_row(plan, &column)?;
-        }
+        let plan = one_row(nested.relational.plan, &column, !nested.outer.is_empty())?;
         let subquery =
             SubqueryExpr { kind: SubqueryKind::Scalar, plan: Arc::new(plan), outer: nested.outer };
         Ok(TypedExpr::new(Kind::Subquery(Box::new(subquery)), ty).at(self.position(query.span())))
@@ -495,12 +492,15 @@ fn split_order(plan: LogicalPlan) -> (LogicalPlan, Vec<SortExpr>) {
     }
 }
 
-/// A correlated scalar subquery as an aggregate of one row.
-fn one_row(plan: LogicalPlan, column: &Column) -> Result<LogicalPlan, PlanError> {
+/// A scalar subquery as a plan of at most one row, or the error that there are more.
+fn one_row(plan: LogicalPlan, column: &Column, correlated: bool) -> Result<LogicalPlan, PlanError> {
     if let LogicalPlan::Limit(limit) = &plan
         && limit.skip.is_none()
         && is_one(limit.fetch.as_deref())
     {
+        if !correlated {
+            return Ok(plan);
+        }
         let (rows, order_by) = split_order(limit.input.as_ref().clone());
         let first = Expr::AggregateFunction(AggregateFunction::new_udf(
             datafusion::functions_aggregate::first_last::first_value_udaf(),
