@@ -22,9 +22,6 @@ mod work;
 /// What system relations and functions ask of the session they run in.
 pub mod session_info;
 
-/// Typed expressions and definitions as SQL text.
-pub mod deparse;
-
 /// System relations: pg_catalog, information_schema and cortex.
 pub mod relations;
 

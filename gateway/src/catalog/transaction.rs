@@ -123,7 +123,8 @@ impl CatalogTransaction {
         let before = self.current.storages();
         self.fresh.extend(plan.catalog.storages().difference(&before));
         for item in &plan.work {
-            work::run(item, &self.store, context, &mut self.shards, &mut self.fresh).await?;
+            let (shards, fresh) = (&mut self.shards, &mut self.fresh);
+            work::run(item, &self.store, &plan.catalog, context, shards, fresh).await?;
         }
         self.current = plan.catalog;
         let notices = plan

@@ -6,10 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use cortex_functions::scalar;
-use cortex_planner::bind::ddl::plan::{Violation, Work};
+use cortex_functions::{scalar, session::EvalContext};
+use cortex_planner::{
+    bind::ddl::plan::{Violation, Work, nextval_sequence},
+    catalog::Catalog,
+};
 use cortex_shard_api::{
-    ScalarExpr, ShardError, ShardId, StorageId, TableDescriptor,
+    Datum, ScalarExpr, ShardError, ShardId, SqlType, StorageId, TableDescriptor, TypeMod,
     client::{
         Access, OnConflict, Row, SCAN_ROWS_MAX, ScanRowsRequest, ScanSpec, TableLock, WriteOp,
         WriteRequest,
@@ -21,10 +24,11 @@ use cortex_shard_api::{
 use super::{CatalogStore, DdlContext};
 use crate::error::{PgError, SqlState};
 
-/// Does one item. `shards` collects the shards that the transaction reached, `fresh` storage that it may have filled.
+/// Does one item; `catalog` is the version that the command makes. `shards` collects the shards that the transaction reached, `fresh` storage that it may have filled.
 pub async fn run(
     work: &Work,
     store: &CatalogStore,
+    catalog: &Catalog,
     context: &DdlContext<'_>,
     shards: &mut BTreeSet<ShardId>,
     fresh: &mut BTreeSet<StorageId>,
@@ -49,7 +53,7 @@ pub async fn run(
         }
         Work::Convert { from, to, columns } => {
             note_storages(to, fresh);
-            convert(from, to, columns, store, context, shards).await
+            convert(from, to, columns, store, catalog, context, shards).await
         }
         Work::Verify { catalog, sql, violation } => {
             match context.host.first_row(catalog, sql).await? {
@@ -92,6 +96,7 @@ async fn convert(
     to: &Arc<TableDescriptor>,
     columns: &[ScalarExpr],
     store: &CatalogStore,
+    catalog: &Catalog,
     context: &DdlContext<'_>,
     shards: &mut BTreeSet<ShardId>,
 ) -> Result<(), PgError> {
@@ -127,12 +132,17 @@ async fn convert(
             // The least key above the last one read.
             start = [last.key.as_ref(), &[0]].concat().into();
             let more = rows.len() == SCAN_ROWS_MAX;
+            let mut reserved = reserve(columns, rows.len(), store, catalog).await?;
             let mut converted = Vec::with_capacity(rows.len());
             for stored in &rows {
                 let old = row::decode(from, &stored.value)?;
                 let mut new: Row = Vec::with_capacity(columns.len());
-                for column in columns {
-                    new.push(scalar::evaluate(column, &old, &[], context.environment.eval)?);
+                for (column, reserved) in columns.iter().zip(&mut reserved) {
+                    let eval = context.environment.eval;
+                    new.push(match reserved {
+                        Some(values) => values.next(column.ty(), eval)?,
+                        None => scalar::evaluate(column, &old, &[], eval)?,
+                    });
                 }
                 converted.push(new);
             }
@@ -143,6 +153,42 @@ async fn convert(
         }
     }
     Ok(())
+}
+
+/// Values of a sequence for the rows of a batch: the sequence may be as new as the column.
+struct Reserved {
+    next: i64,
+    increment: i64,
+}
+
+impl Reserved {
+    fn next(&mut self, ty: TypeMod, eval: &EvalContext) -> Result<Datum, PgError> {
+        let value = Datum::Int8(self.next);
+        self.next = self.next.wrapping_add(self.increment);
+        Ok(scalar::cast(value, TypeMod::plain(SqlType::Int8), ty, false, eval)?)
+    }
+}
+
+/// Reserves `count` values for every column that takes them from a sequence.
+async fn reserve(
+    columns: &[ScalarExpr],
+    count: usize,
+    store: &CatalogStore,
+    catalog: &Catalog,
+) -> Result<Vec<Option<Reserved>>, PgError> {
+    let mut reserved = Vec::with_capacity(columns.len());
+    for column in columns {
+        let sequence = nextval_sequence(column).and_then(|oid| catalog.sequences.get(&oid));
+        reserved.push(match sequence {
+            None => None,
+            Some(sequence) => {
+                let shard = store.shard(sequence.home)?;
+                let values = shard.sequence_next(&sequence.spec, count as u32).await?;
+                Some(Reserved { next: values.first, increment: sequence.spec.increment })
+            }
+        });
+    }
+    Ok(reserved)
 }
 
 async fn write(

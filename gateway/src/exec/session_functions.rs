@@ -109,7 +109,10 @@ impl SessionHandle {
         let oid = match argument {
             Some(Datum::Oid(oid)) => Oid(*oid),
             _ => {
-                return Err(ValueError::new(ValueErrorKind::Internal, "a sequence's OID is wanted"));
+                return Err(ValueError::new(
+                    ValueErrorKind::Internal,
+                    "a sequence's OID is wanted",
+                ));
             }
         };
         let catalog = self.state().catalog.clone();

@@ -3,25 +3,20 @@
 use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
 
 use cortex_functions::scalar::DEPTH_MAX;
-use cortex_shard_api::{
-    Oid, ScalarExpr, TypeMod,
-    descriptor::{ColumnDescriptor, Placement, TableDescriptor},
-    ids::{ShardId, StorageId},
-    value::ValueSettings,
-};
+use cortex_shard_api::{Oid, ScalarExpr, TypeMod, value::ValueSettings};
 use sqlparser::ast::{
     Expr, Ident, ObjectName, ObjectNamePart, Query, Visit, Visitor, visit_relations_mut,
 };
 
 use super::{
-    Binder, Clause, Scope,
+    Binder, Clause, Scope, TypedExpr,
     ddl::plan::{BoundQuery, DdlBinder},
     types::Target,
     write::split_name,
 };
 use crate::{
     PlanError,
-    catalog::{ColumnExtra, Namespace, Relation, Table},
+    catalog::{Namespace, Relation, Table},
 };
 
 /// Binds what schema changes contain.
@@ -31,40 +26,44 @@ pub struct StatementBinder<'a> {
 }
 
 impl DdlBinder for StatementBinder<'_> {
-    fn scalar(
+    fn default(
         &self,
         namespace: &Namespace,
-        table: &str,
-        columns: &[ColumnDescriptor],
+        column: &str,
+        ty: TypeMod,
         expr: &Expr,
-        target: Option<TypeMod>,
-        what: &'static str,
     ) -> Result<ScalarExpr, PlanError> {
         let mut binder = Binder::new(namespace, self.settings, "".into(), Vec::new());
-        let scope = scope_of(table, columns);
-        let bound = match target {
-            Some(ty) => {
-                let column = if columns.is_empty() { table } else { what };
-                binder.bind_assignment(expr, &scope, Clause::Default, Target { column, ty })?
-            }
-            None => binder.bind_predicate(expr, &scope, Clause::Check)?,
-        };
-        if !binder.parameters.is_empty() {
-            return Err(PlanError::new(
-                crate::PlanErrorKind::UndefinedParameter,
-                format!("{what} cannot have parameters"),
-            ));
-        }
-        bound.to_scalar().ok_or_else(|| {
-            let clause = if target.is_some() { "DEFAULT expression" } else { "check constraint" };
-            PlanError::new(
-                crate::PlanErrorKind::Unsupported,
-                format!("cannot use subquery in {clause}"),
-            )
-            .with_hint(format!(
-                "Expressions over the row nest at most {DEPTH_MAX} deep and have no queries."
-            ))
-        })
+        let target = Target { column, ty };
+        let bound = binder.bind_assignment(expr, &Scope::empty(), Clause::Default, target)?;
+        scalar(&binder, bound, "DEFAULT expression")
+    }
+
+    fn check(
+        &self,
+        namespace: &Namespace,
+        table: &Table,
+        expr: &Expr,
+    ) -> Result<ScalarExpr, PlanError> {
+        let mut binder = Binder::new(namespace, self.settings, "".into(), Vec::new());
+        let scope = Scope::of_table(&Arc::new(table.clone()), None);
+        let bound = binder.bind_predicate(expr, &scope, Clause::Check)?;
+        scalar(&binder, bound, "check constraint")
+    }
+
+    fn conversion(
+        &self,
+        namespace: &Namespace,
+        table: &Table,
+        column: &str,
+        ty: TypeMod,
+        expr: &Expr,
+    ) -> Result<ScalarExpr, PlanError> {
+        let mut binder = Binder::new(namespace, self.settings, "".into(), Vec::new());
+        let scope = Scope::of_table(&Arc::new(table.clone()), None);
+        let target = Target { column, ty };
+        let bound = binder.bind_assignment(expr, &scope, Clause::Update, target)?;
+        scalar(&binder, bound, "transform expression")
     }
 
     fn query(&self, namespace: &Namespace, query: &Query) -> Result<BoundQuery, PlanError> {
@@ -83,34 +82,23 @@ impl DdlBinder for StatementBinder<'_> {
     }
 }
 
-/// The columns of a table that may not exist yet.
-fn scope_of(name: &str, columns: &[ColumnDescriptor]) -> Scope {
-    let descriptor = TableDescriptor {
-        oid: Oid::INVALID,
-        schema: String::new(),
-        name: name.to_owned(),
-        storage: StorageId(0),
-        version: 0,
-        columns: columns.to_vec(),
-        primary_key: Vec::new(),
-        primary_key_name: None,
-        placement: Placement::Home(ShardId::HOME),
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        referenced_by: Vec::new(),
-    };
-    let table = Table {
-        schema: Oid::INVALID,
-        owner: Oid::INVALID,
-        columns: vec![ColumnExtra::default(); columns.len()],
-        descriptor: Arc::new(descriptor),
-        primary_key_oids: None,
-        unique_constraints: Vec::new(),
-        options: Vec::new(),
-        check_sql: Vec::new(),
-    };
-    Scope::of_table(&Arc::new(table), None)
+/// What can be evaluated over one row.
+fn scalar(binder: &Binder<'_>, expr: TypedExpr, clause: &str) -> Result<ScalarExpr, PlanError> {
+    if !binder.parameters.is_empty() {
+        return Err(PlanError::new(
+            crate::PlanErrorKind::UndefinedParameter,
+            format!("{clause}s cannot have parameters"),
+        ));
+    }
+    expr.to_scalar().ok_or_else(|| {
+        PlanError::new(
+            crate::PlanErrorKind::Unsupported,
+            format!("cannot use subquery in {clause}"),
+        )
+        .with_hint(format!(
+            "Expressions over the row nest at most {DEPTH_MAX} deep and have no queries."
+        ))
+    })
 }
 
 /// The query's text with every relation qualified, so that a later search path means the same, and what it reads.

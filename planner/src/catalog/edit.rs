@@ -73,6 +73,13 @@ impl Catalog {
         self.drop_unused_groups();
     }
 
+    /// Forgets the names of a table that is about to move to another schema.
+    pub fn forget_table_names(&mut self, oid: Oid) {
+        if let Some(table) = self.tables.get(&oid).cloned() {
+            self.forget_names(&table);
+        }
+    }
+
     fn forget_names(&mut self, table: &Table) {
         for (relation, name) in table.relation_names() {
             self.names.remove(&(table.schema, name));

@@ -12,6 +12,9 @@ use cortex_shard_api::{
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+/// Typed expressions and definitions as SQL text.
+pub mod deparse;
+
 /// The next version of a catalog.
 pub mod edit;
 

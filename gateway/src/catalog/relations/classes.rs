@@ -13,7 +13,7 @@ use super::{
     facts::RELATIONS as FACTS,
     rows::{Rows, int2_array, letter, oid, oid_array, text, text_array},
 };
-use crate::catalog::deparse;
+use cortex_planner::catalog::deparse;
 
 pub const RELATIONS: &[(&str, Fill)] = &[
     ("pg_class", pg_class),

@@ -10,7 +10,7 @@ use super::{
     Fill, Source,
     rows::{Rows, int2_array, letter, oid, oid_array, text},
 };
-use crate::catalog::deparse;
+use cortex_planner::catalog::deparse;
 
 pub const RELATIONS: &[(&str, Fill)] = &[("pg_constraint", pg_constraint)];
 

@@ -11,7 +11,7 @@ use super::{
     rows::{Rows, maybe_text, text, yes_no},
     views::schema_name,
 };
-use crate::catalog::deparse;
+use cortex_planner::catalog::deparse;
 
 pub const RELATIONS: &[(&str, Fill)] = &[
     ("information_schema_catalog_name", |_, rows| {

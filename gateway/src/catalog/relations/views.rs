@@ -8,7 +8,7 @@ use super::{
     facts::RELATIONS as FACTS,
     rows::{Rows, text},
 };
-use crate::catalog::deparse;
+use cortex_planner::catalog::deparse;
 
 pub const RELATIONS: &[(&str, Fill)] = &[
     ("pg_tables", pg_tables),

@@ -15,7 +15,7 @@ use crate::{
     PlanError, PlanErrorKind,
     bind::ddl::{ConstraintDefinition, ConstraintKind, QualifiedName, SourceExpr},
     catalog::{
-        Table,
+        Table, deparse,
         naming::{self, joined_columns},
     },
 };
@@ -117,24 +117,8 @@ impl Ddl<'_> {
         check: &SourceExpr,
         column: Option<&str>,
     ) -> Result<usize, PlanError> {
+        let expr = self.env.binder.check(&self.namespace(), table, &check.expr)?;
         let descriptor = &table.descriptor;
-        let expr = self.env.binder.scalar(
-            &self.namespace(),
-            &descriptor.name,
-            &descriptor.columns,
-            &check.expr,
-            None,
-            "check constraints",
-        )?;
-        if expr.ty().ty != SqlType::Bool {
-            return Err(PlanError::new(
-                PlanErrorKind::DatatypeMismatch,
-                format!(
-                    "argument of CHECK must be type boolean, not type {}",
-                    expr.ty().ty.sql_name()
-                ),
-            ));
-        }
         let name = match name {
             Some(name) => {
                 self.check_constraint_name(table, name)?;
@@ -265,7 +249,12 @@ impl Ddl<'_> {
         let sql = format!(
             "SELECT 1 FROM {} WHERE NOT ({}) LIMIT 1",
             qualified(&table.descriptor),
-            table.check_sql[position]
+            deparse::Deparser {
+                catalog: &self.catalog,
+                columns: &deparse::column_names(table),
+                pretty: false
+            }
+            .top(&check.expr)
         );
         let violation = Violation::Check {
             table: table.descriptor.name.clone(),
@@ -330,7 +319,7 @@ impl Ddl<'_> {
         Ok(())
     }
 
-    fn verify(&mut self, sql: String, violation: Violation) {
+    pub(super) fn verify(&mut self, sql: String, violation: Violation) {
         let catalog = Arc::new(self.catalog.clone());
         self.work.push(Work::Verify { catalog, sql, violation });
     }

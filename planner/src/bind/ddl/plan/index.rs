@@ -6,7 +6,6 @@ use cortex_shard_api::descriptor::IndexColumn;
 
 use super::{
     Ddl, Work,
-    placement::check_keys,
     table::{check_key_length, check_ordered},
 };
 use crate::{
@@ -52,8 +51,8 @@ impl Ddl<'_> {
         let descriptor = Arc::make_mut(&mut table.descriptor);
         descriptor.indexes.push(index);
         descriptor.version += 1;
-        check_keys(descriptor)?;
         self.work.push(Work::Lock(before));
+        self.settle_keys(&mut table)?;
         self.work.push(Work::BuildIndex {
             table: table.descriptor.clone(),
             index: table.descriptor.indexes.len() - 1,

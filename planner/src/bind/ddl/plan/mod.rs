@@ -9,7 +9,6 @@ use cortex_functions::session::EvalContext;
 use cortex_shard_api::{
     Oid, ScalarExpr, TableDescriptor, TypeMod,
     client::{SequenceSpec, SequenceState},
-    descriptor::ColumnDescriptor,
     ids::ShardId,
 };
 use sqlparser::ast::{Expr, Query};
@@ -38,6 +37,24 @@ mod index;
 /// DROP, with what depends on what.
 mod remove;
 
+/// ALTER TABLE and its like.
+mod alter;
+
+/// ALTER COLUMN.
+mod alter_column;
+
+/// ADD and DROP CONSTRAINT.
+mod alter_constraint;
+
+/// TRUNCATE.
+mod truncate;
+
+/// Views, and what changes under them.
+mod view;
+
+/// Schemas, roles, comments, grants, extensions.
+mod other;
+
 /// A table as it is made or changed.
 mod table;
 
@@ -50,16 +67,31 @@ pub use sequence::nextval_sequence;
 
 /// What expressions and queries inside DDL mean: asked of the binder.
 pub trait DdlBinder {
-    /// A scalar expression over a table's columns (position by position), assignment-cast to `target` if there is one.
-    /// `what` names the place for messages: `DEFAULT expressions`, `check constraints`.
-    fn scalar(
+    /// A column's default, cast to the column's type as assignments are.
+    fn default(
         &self,
         namespace: &Namespace,
-        table: &str,
-        columns: &[ColumnDescriptor],
+        column: &str,
+        ty: TypeMod,
         expr: &Expr,
-        target: Option<TypeMod>,
-        what: &'static str,
+    ) -> Result<ScalarExpr, PlanError>;
+
+    /// A condition over a row of the table, which need not be in the catalog yet.
+    fn check(
+        &self,
+        namespace: &Namespace,
+        table: &Table,
+        expr: &Expr,
+    ) -> Result<ScalarExpr, PlanError>;
+
+    /// A value over a row of the table, cast to `ty` as assignments are.
+    fn conversion(
+        &self,
+        namespace: &Namespace,
+        table: &Table,
+        column: &str,
+        ty: TypeMod,
+        expr: &Expr,
     ) -> Result<ScalarExpr, PlanError>;
 
     /// The columns of a query and what it reads.
@@ -199,10 +231,27 @@ impl Ddl<'_> {
             DdlCommand::CreateTable(table) => self.create_table(table),
             DdlCommand::CreateIndex(index) => self.create_index(index),
             DdlCommand::Drop(drop) => self.drop_objects(drop),
-            _ => Err(PlanError::unsupported(
-                format!("{} is not supported", command.tag()),
-                "COMPAT.md lists what CortexDB has.",
-            )),
+            DdlCommand::CreateView(view) => self.create_view(view),
+            DdlCommand::CreateSequence { name, if_not_exists, options } => {
+                self.create_sequence(name, *if_not_exists, options)
+            }
+            DdlCommand::AlterSequence { name, if_exists, options } => {
+                self.alter_sequence(name, *if_exists, options)
+            }
+            DdlCommand::CreateSchema(schema) => self.create_schema(schema),
+            DdlCommand::CreateRole { name, options } => self.create_role(name, options),
+            DdlCommand::AlterRole { name, options } => self.alter_role(name, options),
+            DdlCommand::CreateExtension { name, if_not_exists } => {
+                self.create_extension(name, *if_not_exists)
+            }
+            DdlCommand::AlterTable(alter) => self.alter(alter),
+            DdlCommand::RenameSchema { name, to } => self.rename_schema(name, to),
+            DdlCommand::RenameRole { name, to } => self.rename_role(name, to),
+            DdlCommand::Truncate { tables, restart_identity, cascade } => {
+                self.truncate(tables, *restart_identity, *cascade)
+            }
+            DdlCommand::Comment { target, text } => self.comment(target, text.as_deref()),
+            DdlCommand::Grant(grant) => self.grant(grant),
         }
     }
 

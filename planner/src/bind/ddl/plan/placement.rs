@@ -226,7 +226,7 @@ impl Ddl<'_> {
         self.place_home(table)
     }
 
-    fn home_of(&self, table: &Table) -> Result<ShardId, PlanError> {
+    pub(super) fn home_of(&self, table: &Table) -> Result<ShardId, PlanError> {
         self.catalog.schemas.get(&table.schema).map(|schema| schema.home).ok_or_else(|| {
             PlanError::new(PlanErrorKind::Internal, "the table's schema is not in the catalog")
         })
@@ -344,18 +344,8 @@ impl Ddl<'_> {
         if !child_home || key.parent == table.descriptor.oid {
             return Err(error);
         }
-        let family = self.foreign_key_family(key.parent);
-        let by_default = family.iter().all(|oid| {
-            self.catalog.tables.get(oid).is_some_and(|table| {
-                table.option("shard_by").is_none()
-                    && !matches!(table.descriptor.placement, Placement::Reference(_))
-            })
-        });
-        if !by_default {
+        if self.bring_family_home(key.parent).is_err() {
             return Err(error);
-        }
-        for oid in family {
-            self.bring_home(oid)?;
         }
         self.foreign_key_fits(&table.descriptor, key)
     }
@@ -374,6 +364,26 @@ impl Ddl<'_> {
             }
         }
         family
+    }
+
+    /// Brings a table and all that foreign keys connect with it home, unless the user sharded one of them.
+    pub(super) fn bring_family_home(&mut self, oid: Oid) -> Result<(), PlanError> {
+        let family = self.foreign_key_family(oid);
+        for oid in &family {
+            let table = self.table_by_oid(*oid)?;
+            let by_default = table.option("shard_by").is_none()
+                && !matches!(table.descriptor.placement, Placement::Reference(_));
+            if !by_default {
+                return Err(PlanError::unsupported(
+                    format!("table \"{}\" is sharded", table.descriptor.name),
+                    "ALTER TABLE ... SET (shard_by = 'none') brings it to its home shard.",
+                ));
+            }
+        }
+        for oid in family {
+            self.bring_home(oid)?;
+        }
+        Ok(())
     }
 
     fn bring_home(&mut self, oid: Oid) -> Result<(), PlanError> {

@@ -200,7 +200,7 @@ impl Ddl<'_> {
         dependents
     }
 
-    fn owned_sequences(&self, table: Oid) -> Vec<Oid> {
+    pub(super) fn owned_sequences(&self, table: Oid) -> Vec<Oid> {
         self.catalog
             .sequences
             .values()

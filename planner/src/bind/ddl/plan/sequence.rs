@@ -1,15 +1,122 @@
 //! Sequences, serial and identity columns.
 
-use cortex_shard_api::{Datum, Oid, ScalarExpr, SqlType, TypeMod, client::SequenceSpec};
+use cortex_shard_api::{
+    Datum, Oid, ScalarExpr, SqlType, TypeMod,
+    client::{SequenceSpec, SequenceState},
+};
 
-use super::Ddl;
+use super::{Ddl, Work, table::column_position};
 use crate::{
     PlanError, PlanErrorKind,
-    bind::ddl::SequenceOptions,
+    bind::ddl::{ObjectKind, QualifiedName, SequenceOptions},
     catalog::{ColumnDefault, Schema, Sequence, Table},
 };
 
 impl Ddl<'_> {
+    pub(super) fn create_sequence(
+        &mut self,
+        name: &QualifiedName,
+        if_not_exists: bool,
+        options: &SequenceOptions,
+    ) -> Result<(), PlanError> {
+        let schema = self.creation_schema(name)?;
+        if self.name_taken(&schema, &name.name, if_not_exists)? {
+            return Ok(());
+        }
+        let owned_by = match &options.owned_by {
+            Some(Some((table, column))) => Some(self.owner_column(table, column)?),
+            Some(None) | None => None,
+        };
+        let sequence = self.new_sequence(&schema, &name.name, options, owned_by)?;
+        self.catalog.put_sequence(sequence);
+        Ok(())
+    }
+
+    fn owner_column(&self, table: &QualifiedName, column: &str) -> Result<(Oid, usize), PlanError> {
+        let table = self.table(table)?;
+        Ok((table.descriptor.oid, column_position(&table, column)?))
+    }
+
+    pub(super) fn alter_sequence(
+        &mut self,
+        name: &QualifiedName,
+        if_exists: bool,
+        options: &SequenceOptions,
+    ) -> Result<(), PlanError> {
+        match self.lookup(name)? {
+            Some(oid) if self.kind_of(oid) == ObjectKind::Sequence => {
+                self.change_sequence(oid, options)
+            }
+            Some(_) => Err(PlanError::new(
+                PlanErrorKind::WrongObjectType,
+                format!("\"{}\" is not a sequence", name.name),
+            )),
+            None if if_exists => {
+                self.notice(
+                    "00000",
+                    format!("relation \"{}\" does not exist, skipping", name.name),
+                );
+                Ok(())
+            }
+            None => Err(super::undefined_relation(name)),
+        }
+    }
+
+    /// Changes what is mentioned. RESTART takes a fresh counter, so that a rollback keeps the old one.
+    pub(super) fn change_sequence(
+        &mut self,
+        oid: Oid,
+        options: &SequenceOptions,
+    ) -> Result<(), PlanError> {
+        let Some(sequence) = self.catalog.sequences.get(&oid) else { return Ok(()) };
+        let mut sequence = Sequence::clone(sequence);
+        let (old_min, old_max) = default_bounds(sequence.ty, sequence.spec.increment);
+        sequence.ty = options.ty.unwrap_or(sequence.ty);
+        let spec = &mut sequence.spec;
+        spec.increment = options.increment.unwrap_or(spec.increment);
+        let (min, max) = default_bounds(sequence.ty, spec.increment);
+        // A bound that was the type's own follows the type.
+        spec.min = match options.min {
+            Some(given) => given.unwrap_or(min),
+            None if spec.min == old_min => min,
+            None => spec.min,
+        };
+        spec.max = match options.max {
+            Some(given) => given.unwrap_or(max),
+            None if spec.max == old_max => max,
+            None => spec.max,
+        };
+        spec.start = options.start.unwrap_or(spec.start);
+        spec.cycle = options.cycle.unwrap_or(spec.cycle);
+        check_spec(spec, sequence.ty)?;
+        sequence.cache = check_cache(options.cache.unwrap_or(sequence.cache))?;
+        if let Some(owned_by) = &options.owned_by {
+            sequence.owned_by = match owned_by {
+                Some((table, column)) => Some(self.owner_column(table, column)?),
+                None => None,
+            };
+        }
+        if let Some(restart) = options.restart {
+            sequence.spec.storage = self.catalog.ids.storage()?;
+            let spec = sequence.spec.clone();
+            let value = restart.unwrap_or(spec.start);
+            if !(spec.min..=spec.max).contains(&value) {
+                return Err(bad(format!(
+                    "RESTART value ({value}) cannot be {}",
+                    if value < spec.min {
+                        format!("less than MINVALUE ({})", spec.min)
+                    } else {
+                        format!("greater than MAXVALUE ({})", spec.max)
+                    }
+                )));
+            }
+            let state = SequenceState { last_value: value, is_called: false };
+            self.work.push(Work::SetSequence { shard: sequence.home, spec, state });
+        }
+        self.catalog.put_sequence(sequence);
+        Ok(())
+    }
+
     /// Makes the sequence behind a serial or identity column and returns `nextval` of it.
     pub(super) fn sequence_default(
         &mut self,

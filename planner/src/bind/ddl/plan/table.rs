@@ -74,7 +74,7 @@ impl Ddl<'_> {
             }
             extra = self.identity_extra(table, position, *identity, options)?;
         } else if let Some(default) = &column.default {
-            extra.default = self.bind_default(table, &column.name, column.ty, default)?;
+            extra.default = self.bind_default(&column.name, column.ty, default)?;
         }
         table.columns.push(extra);
         Ok(position)
@@ -118,35 +118,18 @@ impl Ddl<'_> {
     /// A bound default; `DEFAULT NULL` is none.
     pub(super) fn bind_default(
         &self,
-        table: &Table,
         column: &str,
         ty: TypeMod,
         default: &SourceExpr,
     ) -> Result<Option<ColumnDefault>, PlanError> {
-        let expr = self
-            .env
-            .binder
-            .scalar(
-                &self.namespace(),
-                &table.descriptor.name,
-                &[],
-                &default.expr,
-                Some(ty),
-                "DEFAULT expressions",
-            )
-            .map_err(|mut error| {
-                if error.kind == PlanErrorKind::DatatypeMismatch {
-                    error.message = error.message.replace("{column}", column);
-                }
-                error
-            })?;
+        let expr = self.env.binder.default(&self.namespace(), column, ty, &default.expr)?;
         if matches!(&expr, ScalarExpr::Literal { value: Datum::Null, .. }) {
             return Ok(None);
         }
         Ok(Some(ColumnDefault { oid: self.catalog.ids.oid()?, expr, sql: default.sql.clone() }))
     }
 
-    fn identity_extra(
+    pub(super) fn identity_extra(
         &mut self,
         table: &Table,
         position: usize,

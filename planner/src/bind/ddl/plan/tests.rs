@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use cortex_functions::session::EvalContext;
-use cortex_shard_api::{
-    Datum, ScalarExpr, SqlType, TypeMod,
-    descriptor::{ColumnDescriptor, Placement},
-    ids::ShardId,
-};
+use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod, descriptor::Placement, ids::ShardId};
 use sqlparser::{
     ast::{Expr, Query},
     dialect::PostgreSqlDialect,
@@ -35,24 +31,36 @@ impl SystemRelations for NoSystem {
 struct TestBinder;
 
 impl DdlBinder for TestBinder {
-    fn scalar(
+    fn default(
         &self,
         _: &Namespace,
         _: &str,
-        columns: &[ColumnDescriptor],
-        expr: &Expr,
-        target: Option<TypeMod>,
-        _: &'static str,
+        ty: TypeMod,
+        _: &Expr,
     ) -> Result<ScalarExpr, PlanError> {
+        Ok(ScalarExpr::Call { function: "test".to_owned(), args: Vec::new(), ty })
+    }
+
+    fn check(&self, _: &Namespace, table: &Table, expr: &Expr) -> Result<ScalarExpr, PlanError> {
         let text = expr.to_string();
+        let columns = table.descriptor.columns.iter().enumerate();
         let args = columns
-            .iter()
-            .enumerate()
             .filter(|(_, column)| text.split(' ').any(|word| word == column.name))
             .map(|(position, column)| ScalarExpr::Column { position, ty: column.ty })
             .collect();
-        let ty = target.unwrap_or(TypeMod::plain(SqlType::Bool));
+        let ty = TypeMod::plain(SqlType::Bool);
         Ok(ScalarExpr::Call { function: "test".to_owned(), args, ty })
+    }
+
+    fn conversion(
+        &self,
+        namespace: &Namespace,
+        _: &Table,
+        column: &str,
+        ty: TypeMod,
+        expr: &Expr,
+    ) -> Result<ScalarExpr, PlanError> {
+        self.default(namespace, column, ty, expr)
     }
 
     fn query(&self, _: &Namespace, query: &Query) -> Result<BoundQuery, PlanError> {
@@ -247,4 +255,79 @@ fn literals_in_defaults_end_before_not_null() {
     assert!(t.descriptor.columns[0].not_null);
     assert_eq!(t.descriptor.columns[2].ty, TypeMod { ty: SqlType::Timestamptz, typmod: 3 });
     let _ = Datum::Null;
+}
+
+#[test]
+fn alter_table_changes_columns_and_keys() {
+    let mut f = Fixture::new();
+    f.ok("CREATE TABLE t (a int, b varchar(5))");
+    f.ok("ALTER TABLE t ADD PRIMARY KEY (a), ADD CONSTRAINT t_b UNIQUE (b)");
+    let t = f.table("t");
+    assert_eq!((t.descriptor.primary_key.as_slice(), t.descriptor.indexes.len()), (&[0][..], 1));
+    let kinds: Vec<&str> = f
+        .work
+        .iter()
+        .map(|work| match work {
+            Work::Lock(_) => "lock",
+            Work::Verify { .. } => "verify",
+            Work::Rewrite { .. } => "rewrite",
+            Work::BuildIndex { .. } => "index",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["lock", "verify", "rewrite", "index"]);
+    f.ok("ALTER TABLE t ADD COLUMN IF NOT EXISTS a text, ADD COLUMN c text NOT NULL DEFAULT 'x', RENAME TO u");
+    f.ok("ALTER TABLE u RENAME COLUMN b TO bb");
+    f.ok("ALTER TABLE u ALTER COLUMN bb TYPE text, ALTER bb SET NOT NULL, ALTER c DROP DEFAULT");
+    let u = f.table("u");
+    let names: Vec<&str> = u.descriptor.live_columns().map(|(_, c)| c.name.as_str()).collect();
+    assert_eq!(names, ["a", "bb", "c"]);
+    assert_eq!(u.descriptor.columns[1].ty.ty, SqlType::Text);
+    f.ok("ALTER TABLE u DROP COLUMN a");
+    let u = f.table("u");
+    assert!(u.primary_key_oids.is_none() && u.descriptor.columns[0].dropped);
+    assert_eq!(f.names(), ["t_b", "u"]);
+    f.ok("ALTER TABLE u DROP CONSTRAINT t_b");
+    assert_eq!(f.error("ALTER TABLE u DROP CONSTRAINT t_b").kind, PlanErrorKind::UndefinedObject);
+    assert_eq!(f.error("ALTER TABLE u ADD COLUMN c int").kind, PlanErrorKind::DuplicateColumn);
+}
+
+#[test]
+fn truncate_follows_foreign_keys() {
+    let mut f = Fixture::new();
+    f.ok("CREATE TABLE p (id serial PRIMARY KEY)");
+    f.ok("CREATE TABLE c (p_id int REFERENCES p)");
+    let before = f.table("p").descriptor.storage;
+    assert_eq!(f.error("TRUNCATE p").kind, PlanErrorKind::Unsupported);
+    f.ok("TRUNCATE TABLE p, c RESTART IDENTITY");
+    assert_ne!(f.table("p").descriptor.storage, before);
+    f.ok("TRUNCATE p CASCADE");
+    assert_eq!(f.notices, ["truncate cascades to table \"c\""]);
+}
+
+#[test]
+fn sequences_schemas_roles_and_comments() {
+    let mut f = Fixture::new();
+    f.ok("CREATE SEQUENCE s CACHE 5 START WITH 10 NO CYCLE INCREMENT BY 2 MAXVALUE 100");
+    f.ok("ALTER SEQUENCE s RESTART 20 CYCLE");
+    f.ok("ALTER SEQUENCE s RENAME TO s2");
+    let oid = f.catalog.names[&(PUBLIC, "s2".to_owned())];
+    let sequence = f.catalog.sequences[&oid].clone();
+    assert_eq!((sequence.spec.start, sequence.spec.increment, sequence.cache), (10, 2, 5));
+    assert!(sequence.spec.cycle);
+    f.ok("CREATE SCHEMA app");
+    f.ok("CREATE TABLE app.t (a int)");
+    assert_eq!(f.error("DROP SCHEMA app").kind, PlanErrorKind::DependentObjects);
+    f.ok("COMMENT ON COLUMN app.t.a IS 'the a'");
+    assert_eq!(f.catalog.comments.len(), 1);
+    f.ok("ALTER SCHEMA app RENAME TO app2");
+    f.ok("DROP SCHEMA app2 CASCADE");
+    assert!(f.catalog.comments.is_empty());
+    f.ok("CREATE USER bob PASSWORD 'secret'");
+    let role = f.catalog.role_by_name("bob").expect("made");
+    assert!(role.can_login && role.password.as_deref() == Some("SCRAM-SHA-256$secret"));
+    assert_eq!(f.error("ALTER ROLE bob NOSUPERUSER").kind, PlanErrorKind::Unsupported);
+    f.ok("GRANT SELECT ON ALL TABLES IN SCHEMA public TO bob");
+    f.ok("DROP ROLE IF EXISTS bob, eve");
+    assert_eq!(f.error("CREATE EXTENSION vector").kind, PlanErrorKind::Unsupported);
 }

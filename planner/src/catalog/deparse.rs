@@ -3,12 +3,13 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use cortex_functions::registry;
-use cortex_planner::catalog::{Catalog, Table, edit::PUBLIC};
 use cortex_shard_api::{
     Datum, Oid, ScalarExpr, SqlType, TypeMod,
     descriptor::{ForeignKeyDescriptor, ReferentialAction},
     value::{ValueSettings, text},
 };
+
+use super::{Catalog, Table, edit::PUBLIC};
 
 /// Functions that stand behind operators, by signature, with the operator's name.
 static OPERATORS: LazyLock<HashMap<String, &'static str>> = LazyLock::new(|| {
@@ -371,7 +372,7 @@ fn quote_function(name: &str) -> String {
     }
 }
 
-/// A relation's name, qualified unless it is in `public` or pg_catalog; its OID as text if there is none.
+/// A user's relation's name, qualified unless it is in `public`; its OID as text if there is none.
 pub fn relation_name(catalog: &Catalog, oid: Oid) -> String {
     match relation_parts(catalog, oid) {
         Some((schema, name)) if schema == PUBLIC => quote(&name),
@@ -379,11 +380,7 @@ pub fn relation_name(catalog: &Catalog, oid: Oid) -> String {
             Some(schema) => format!("{}.{}", quote(&schema.name), quote(&name)),
             None => quote(&name),
         },
-        None => match super::relations::facts::relation_by_oid(oid) {
-            Some(facts) if facts.schema == "pg_catalog" => facts.name.to_owned(),
-            Some(facts) => format!("{}.{}", facts.schema, facts.name),
-            None => oid.to_string(),
-        },
+        None => oid.to_string(),
     }
 }
 
