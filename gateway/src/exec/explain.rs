@@ -1,19 +1,24 @@
-//! EXPLAIN.
+//! EXPLAIN: the plan of a statement as text or JSON; ANALYZE runs it and adds what each shard did.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use cortex_shard_api::Datum;
+use cortex_planner::{
+    bind::write::{BoundWrite, InsertSource},
+    explain::{self, Explain},
+    lower::BoundQuery,
+    route::route_keys,
+};
+use cortex_shard_api::{Datum, ScalarExpr, TableDescriptor, client::Key};
+use futures::StreamExt;
 
-use super::{plan::PreparedPlan, session::Session};
-use crate::{error::PgError, parse::Ast, statement::Execution};
-
-impl Session {
-    pub async fn run_explain(
-        &mut self,
-        _ast: &Ast,
-        _inner: &PreparedPlan,
-        _parameters: Arc<[Datum]>,
-    ) -> Result<Execution, PgError> {
-        Err(PgError::unsupported("EXPLAIN is not supported yet", "It is coming."))
-    }
-}
+use super::{
+    fast::primary_key,
+    plan::{Plan, PreparedPlan, QueryPlan, text_columns},
+    query::physical_plan,
+    session::Session,
+};
+use crate::{
+    error::{PgError, SqlState},
+    parse::{Ast, ExplainFormat, ExplainOptions},
+    statement::{Execution, RowSource, RowsTag},
+};

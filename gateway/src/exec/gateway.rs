@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::{activity::Activities, session::Session, settings::Settings};
 use crate::{
-    catalog::CatalogStore,
+    catalog::{CatalogStore, MadeRows},
     error::{PgError, SqlState},
     statement::{LoginRole, SqlService, SqlSession},
 };
@@ -59,6 +59,8 @@ pub struct Gateway {
     /// Where analytic queries run, so that a long one does not hold up the connections.
     pub(crate) queries: Handle,
     next_txn: AtomicU64,
+    /// Rows of system relations over the published catalog, made once for each version.
+    made: Mutex<(u64, Arc<MadeRows>)>,
 }
 
 impl Gateway {
@@ -72,7 +74,21 @@ impl Gateway {
             activities: Arc::default(),
             queries,
             next_txn: AtomicU64::new(first),
+            made: Mutex::default(),
         }
+    }
+
+    /// Rows made of a catalog version. A transaction's own version shares its number with the published one, and so
+    /// gets rows of its own.
+    pub(crate) fn made_rows(&self, catalog: &Arc<Catalog>) -> Arc<MadeRows> {
+        if !Arc::ptr_eq(catalog, &self.store.current()) {
+            return Arc::default();
+        }
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.0 != catalog.version {
+            *made = (catalog.version, Arc::default());
+        }
+        made.1.clone()
     }
 
     pub(crate) fn next_txn(&self) -> TxnId {

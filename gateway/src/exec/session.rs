@@ -199,6 +199,19 @@ impl Session {
         self.activity.update(|activity| activity.application_name = name);
     }
 
+    /// What `set_config` did while a statement ran.
+    fn take_setting_changes(&mut self) -> Result<(), PgError> {
+        let changes = self.functions.take_changes();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        for (name, value, local) in changes {
+            self.settings.set(&name, Some(&value), local)?;
+        }
+        self.sync_settings();
+        Ok(())
+    }
+
     /// 25P02 unless the statement ends the failed transaction.
     fn check_not_failed(&self, plan: &Plan) -> Result<(), PgError> {
         let failed = self.transaction.as_ref().is_some_and(|transaction| transaction.failed);
@@ -267,6 +280,7 @@ impl Session {
         parameters: Vec<Datum>,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
+        self.take_setting_changes()?;
         let prepared = self.refreshed(prepared)?;
         let plan = PreparedPlan::of(&prepared)?;
         self.check_not_failed(&plan.plan)?;
@@ -343,6 +357,7 @@ impl SqlSession for Session {
     }
 
     async fn sync(&mut self) -> Result<(), PgError> {
+        self.take_setting_changes()?;
         let implicit = self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
         let result = if implicit { self.commit().await } else { Ok(()) };
         let state = match self.transaction_status() {

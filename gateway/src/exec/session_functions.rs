@@ -15,10 +15,14 @@ use cortex_shard_api::{
 };
 
 use super::{
+    activity::Activity,
     gateway::{DATABASE, Gateway},
-    settings::Settings,
+    settings::{DEFINITIONS, Definition, Kind, Settings},
 };
-use crate::error::PgError;
+use crate::{
+    catalog::{ActivityRow, CatalogStore, SessionInfo, SettingRow, SystemCatalog},
+    error::PgError,
+};
 
 /// A session as its running plans see it.
 #[derive(Debug)]
@@ -72,7 +76,8 @@ impl SessionHandle {
     /// same version.
     pub fn system_relations(self: &Arc<Self>, catalog: &Arc<Catalog>) -> Arc<dyn SystemRelations> {
         self.state().catalog = catalog.clone();
-        Arc::new(NoRelations)
+        let made = self.gateway.made_rows(catalog);
+        Arc::new(SystemCatalog::new(catalog.clone(), self.clone(), made))
     }
 
     /// How `regclass` and its like print an OID.
@@ -229,16 +234,112 @@ impl SessionFunctions for SessionHandle {
     }
 }
 
-/// Until the system relations land.
-#[derive(Debug)]
-struct NoRelations;
+impl SessionInfo for SessionHandle {
+    fn catalog(&self) -> Arc<Catalog> {
+        self.state().catalog.clone()
+    }
 
-impl SystemRelations for NoRelations {
-    fn relation(
-        &self,
-        _schema: &str,
-        _name: &str,
-    ) -> Option<Arc<cortex_planner::catalog::SystemRelation>> {
+    fn store(&self) -> &Arc<CatalogStore> {
+        &self.gateway.store
+    }
+
+    fn current_user(&self) -> String {
+        self.user.clone()
+    }
+
+    fn session_user(&self) -> String {
+        self.user.clone()
+    }
+
+    fn search_path(&self) -> Vec<String> {
+        self.state().settings.search_path()
+    }
+
+    fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    fn value_settings(&self) -> ValueSettings {
+        self.state().settings.value_settings().clone()
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.state().settings.get(name)
+    }
+
+    fn set_setting(&self, name: &str, value: &str, local: bool) -> Result<String, ValueError> {
+        let mut state = self.state();
+        let set = state.settings.set(name, Some(value), local);
+        set.map_err(|error| ValueError::new(ValueErrorKind::InvalidParameter, error.message.clone()))?;
+        state.changes.push((name.to_owned(), value.to_owned(), local));
+        Ok(state.settings.get(name).unwrap_or_default())
+    }
+
+    fn settings(&self) -> Vec<SettingRow> {
+        let settings = self.state().settings.clone();
+        DEFINITIONS.iter().map(|definition| setting_row(&settings, definition)).collect()
+    }
+
+    fn activities(&self) -> Vec<ActivityRow> {
+        let row = |activity: Activity| ActivityRow {
+            process_id: activity.process_id,
+            user: activity.user,
+            application_name: activity.application_name,
+            started_micros: activity.started_micros,
+            query_started_micros: activity.query_started_micros,
+            state: activity.state.to_owned(),
+            query: activity.query,
+        };
+        self.gateway.activities.list().into_iter().map(row).collect()
+    }
+
+    fn last_value(&self, sequence: Oid) -> Option<i64> {
+        self.state().current_values.get(&sequence).copied()
+    }
+
+    fn last_sequence(&self) -> Option<Oid> {
+        self.state().last_sequence
+    }
+
+    fn remember_value(&self, sequence: Oid, value: i64) {
+        self.note_sequence_value(sequence, value);
+    }
+
+    fn call_other(&self, _signature: &str, _args: &[Datum]) -> Option<Result<Datum, ValueError>> {
         None
+    }
+}
+
+/// A definition with its value as `pg_settings` shows them.
+fn setting_row(settings: &Settings, definition: &Definition) -> SettingRow {
+    let value = settings.get(definition.name).unwrap_or_default();
+    let (kind, min, max, choices) = match definition.kind {
+        Kind::Bool => ("bool", None, None, None),
+        Kind::Integer(min, max) | Kind::Milliseconds(min, max) => {
+            ("integer", Some(min.to_string()), Some(max.to_string()), None)
+        }
+        Kind::Enum(words) | Kind::Only(words, _) => {
+            ("enum", None, None, Some(words.iter().map(|word| (*word).to_owned()).collect()))
+        }
+        Kind::Bytes | Kind::Text | Kind::TimeZone | Kind::DateStyle | Kind::ReadOnly => {
+            ("string", None, None, None)
+        }
+    };
+    let is_internal = matches!(definition.kind, Kind::ReadOnly);
+    let is_default = value == definition.default;
+    SettingRow {
+        name: definition.name.to_owned(),
+        setting: value,
+        unit: None,
+        category: "CortexDB".to_owned(),
+        description: definition.description.to_owned(),
+        context: if is_internal { "internal" } else { "user" }.to_owned(),
+        kind: kind.to_owned(),
+        source: if is_default { "default" } else { "session" }.to_owned(),
+        min,
+        max,
+        choices,
+        boot: Some(definition.default.to_owned()),
+        reset: Some(definition.default.to_owned()),
     }
 }

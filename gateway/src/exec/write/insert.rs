@@ -1,6 +1,6 @@
 //! INSERT: values computed in the gateway, rows sent to the shards that own them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use cortex_planner::bind::write::{BoundConflict, BoundInsert, InsertSource};
 use cortex_shard_api::{

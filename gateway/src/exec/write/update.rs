@@ -109,7 +109,10 @@ impl Session {
         to_op: impl Fn(Vec<T>) -> WriteOp + Send + Sync,
     ) -> Result<Attempt, PgError> {
         let mut batches = self.source(query, run).await?;
-        let types: Vec<SqlType> = query.bound.columns.iter().map(|column| column.ty.ty).collect();
+        // The identity columns stand before the computed ones.
+        let identity = [SqlType::Bytea, SqlType::Int8];
+        let computed = query.bound.columns.iter().map(|column| column.ty.ty);
+        let types: Vec<SqlType> = identity.into_iter().chain(computed).collect();
         let mut pending: BTreeMap<ShardId, Vec<T>> = BTreeMap::new();
         let mut seen_keys = std::collections::HashSet::new();
         let mut written = Written::default();
