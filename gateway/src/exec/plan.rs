@@ -14,7 +14,7 @@ use sqlparser::ast::Statement;
 use super::session::Session;
 use crate::{
     error::{PgError, SqlState},
-    parse::{Ast, CopyDirection, CopySource, Parsed, TransactionStatement},
+    parse::{Ast, Parsed, TransactionStatement},
     statement::Prepared,
 };
 
@@ -239,9 +239,4 @@ pub(super) fn ends_transaction(ast: &Ast) -> bool {
                 | TransactionStatement::RollbackTo(_)
         )
     )
-}
-
-/// Whether a COPY reads from the client.
-pub(super) fn is_copy_in(ast: &Ast) -> bool {
-    matches!(ast, Ast::Copy(copy) if copy.direction == CopyDirection::FromStdin && matches!(copy.source, CopySource::Table { .. }))
 }

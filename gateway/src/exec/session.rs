@@ -3,7 +3,11 @@
 //! Lives here: the order of things around a statement (failed transactions, implicit transactions, commit). Not here: what
 //! statements do (`query`, `fast`, `write`, `ddl`, `copy_*`, `utility`), bytes (`crate::session`).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use cortex_functions::session::EvalContext;
@@ -41,7 +45,9 @@ pub(crate) struct Session {
     pub deallocated: Vec<Option<String>>,
     /// PREPARE's statements.
     pub named: BTreeMap<String, Arc<Prepared>>,
-    pub activity: ActivityHandle,
+    pub activity: Arc<ActivityHandle>,
+    /// Where a running COPY gives the transaction back.
+    pub lent: Option<super::copy::Lent>,
     /// What functions see of this session while a plan runs.
     pub functions: Arc<SessionHandle>,
     pub user: String,
@@ -73,7 +79,8 @@ impl Session {
         };
         let functions = SessionHandle::new(gateway.clone(), user, process_id, settings.clone());
         Ok(Session {
-            activity: ActivityHandle::new(gateway.activities.clone(), activity),
+            activity: Arc::new(ActivityHandle::new(gateway.activities.clone(), activity)),
+            lent: None,
             functions: Arc::new(functions),
             gateway,
             settings,
@@ -86,6 +93,34 @@ impl Session {
             named: BTreeMap::new(),
             user: user.to_owned(),
         })
+    }
+
+    /// A session for a COPY FROM that runs while the wire keeps this one: it takes the transaction along, and `lent`
+    /// is where it comes back.
+    pub fn lend(&mut self, lent: &super::copy::Lent) -> Session {
+        self.lent = Some(lent.clone());
+        Session {
+            gateway: self.gateway.clone(),
+            settings: self.settings.clone(),
+            transaction: self.transaction.take(),
+            ddl: None,
+            saved: BTreeMap::new(),
+            cursors: Cursors::default(),
+            notices: Vec::new(),
+            deallocated: Vec::new(),
+            named: BTreeMap::new(),
+            activity: self.activity.clone(),
+            lent: None,
+            functions: self.functions.clone(),
+            user: self.user.clone(),
+        }
+    }
+
+    /// Takes a lent transaction back, once its COPY has ended.
+    fn reclaim(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            self.transaction = lent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 
     /// The catalog as the next statement sees it.
@@ -280,6 +315,7 @@ impl Session {
         parameters: Vec<Datum>,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
+        self.reclaim();
         self.take_setting_changes()?;
         let prepared = self.refreshed(prepared)?;
         let plan = PreparedPlan::of(&prepared)?;
@@ -357,6 +393,7 @@ impl SqlSession for Session {
     }
 
     async fn sync(&mut self) -> Result<(), PgError> {
+        self.reclaim();
         self.take_setting_changes()?;
         let implicit = self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
         let result = if implicit { self.commit().await } else { Ok(()) };
@@ -370,6 +407,7 @@ impl SqlSession for Session {
     }
 
     async fn failed(&mut self) {
+        self.reclaim();
         match &mut self.transaction {
             Some(transaction) if transaction.block == Block::Explicit => transaction.failed = true,
             Some(_) => self.rollback().await,
@@ -420,6 +458,7 @@ impl SqlSession for Session {
     }
 
     async fn close(&mut self) {
+        self.reclaim();
         self.rollback().await;
     }
 }

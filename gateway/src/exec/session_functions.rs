@@ -12,6 +12,7 @@ use cortex_functions::session::SessionFunctions;
 use cortex_planner::catalog::{Catalog, Sequence, SystemRelations};
 use cortex_shard_api::{
     Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind, client::SequenceState,
+    value::ValueSettings,
 };
 
 use super::{
@@ -270,7 +271,9 @@ impl SessionInfo for SessionHandle {
     fn set_setting(&self, name: &str, value: &str, local: bool) -> Result<String, ValueError> {
         let mut state = self.state();
         let set = state.settings.set(name, Some(value), local);
-        set.map_err(|error| ValueError::new(ValueErrorKind::InvalidParameter, error.message.clone()))?;
+        set.map_err(|error| {
+            ValueError::new(ValueErrorKind::InvalidParameter, error.message.clone())
+        })?;
         state.changes.push((name.to_owned(), value.to_owned(), local));
         Ok(state.settings.get(name).unwrap_or_default())
     }

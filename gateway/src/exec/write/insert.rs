@@ -28,13 +28,13 @@ impl Session {
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
         let on_conflict = conflict(&insert.on_conflict, run);
-        let mut sender = InsertSender::new(run, on_conflict);
+        let mut sender = InsertSender::new(on_conflict);
         match &insert.source {
             InsertSource::Values(exprs) => {
                 let mut maker = RowMaker::new(self, exprs.iter().map(Vec::as_slice)).await?;
                 for exprs in exprs {
                     let row = maker.row(exprs, &[], &run.parameters, &run.eval)?;
-                    sender.push(self, row).await?;
+                    sender.push(self, run, row).await?;
                 }
             }
             InsertSource::Query { query, row } => {
@@ -49,12 +49,12 @@ impl Session {
                     for index in 0..batch.num_rows() {
                         let source = rows.row(index)?;
                         let made = maker.row(row, &source, &run.parameters, &run.eval)?;
-                        sender.push(self, made).await?;
+                        sender.push(self, run, made).await?;
                     }
                 }
             }
         }
-        sender.finish(self).await
+        sender.finish(self, run).await
     }
 
     /// The query that a write reads its rows from, on one snapshot per shard that does not see what the write does.
@@ -74,18 +74,16 @@ impl Session {
 }
 
 /// Collects rows by shard and sends them in requests of bounded size.
-pub(in crate::exec) struct InsertSender<'a> {
-    run: &'a WriteRun,
+pub(in crate::exec) struct InsertSender {
     on_conflict: OnConflict,
     pending: BTreeMap<ShardId, Vec<Row>>,
     written: Written,
     retry: bool,
 }
 
-impl<'a> InsertSender<'a> {
-    pub fn new(run: &'a WriteRun, on_conflict: OnConflict) -> InsertSender<'a> {
+impl InsertSender {
+    pub fn new(on_conflict: OnConflict) -> InsertSender {
         InsertSender {
-            run,
             on_conflict,
             pending: BTreeMap::new(),
             written: Written::default(),
@@ -93,13 +91,18 @@ impl<'a> InsertSender<'a> {
         }
     }
 
-    pub async fn push(&mut self, session: &mut Session, row: Row) -> Result<(), PgError> {
-        let shard = key::shard_of_row(&self.run.table, &row);
+    pub async fn push(
+        &mut self,
+        session: &mut Session,
+        run: &WriteRun,
+        row: Row,
+    ) -> Result<(), PgError> {
+        let shard = key::shard_of_row(&run.table, &row);
         let rows = self.pending.entry(shard).or_default();
         rows.push(row);
         if rows.len() >= ROWS_PER_REQUEST {
             let rows = std::mem::take(rows);
-            self.send(session, shard, rows, false).await?;
+            self.send(session, run, shard, rows, false).await?;
         }
         Ok(())
     }
@@ -107,26 +110,32 @@ impl<'a> InsertSender<'a> {
     async fn send(
         &mut self,
         session: &mut Session,
+        run: &WriteRun,
         shard: ShardId,
         rows: Vec<Row>,
         only: bool,
     ) -> Result<(), PgError> {
-        let outcome = if super::is_reference(&self.run.table) {
-            session.insert_reference(self.run, shard, rows, self.on_conflict.clone()).await?
+        let on_conflict = self.on_conflict.clone();
+        let outcome = if super::is_reference(&run.table) {
+            session.insert_reference(run, shard, rows, on_conflict).await?
         } else {
-            let op = WriteOp::Insert { rows, on_conflict: self.on_conflict.clone() };
-            session.send(self.run, shard, op, only, self.run.returning).await?
+            let op = WriteOp::Insert { rows, on_conflict };
+            session.send(run, shard, op, only, run.returning).await?
         };
         self.retry |= !self.written.add(outcome);
         Ok(())
     }
 
-    pub async fn finish(mut self, session: &mut Session) -> Result<Attempt, PgError> {
-        let pending = std::mem::take(&mut self.pending);
-        let pending: Vec<_> = pending.into_iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    pub async fn finish(
+        mut self,
+        session: &mut Session,
+        run: &WriteRun,
+    ) -> Result<Attempt, PgError> {
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.retain(|_, rows| !rows.is_empty());
         let only = pending.len() == 1 && session.transaction.is_none();
         for (shard, rows) in pending {
-            self.send(session, shard, rows, only).await?;
+            self.send(session, run, shard, rows, only).await?;
         }
         Ok(if self.retry { Attempt::Retry } else { Attempt::Done(self.written) })
     }

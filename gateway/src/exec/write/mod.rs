@@ -7,7 +7,10 @@
 
 mod insert;
 mod reference;
+mod table_lock;
 mod update;
+
+pub(super) use self::insert::InsertSender;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -78,6 +81,8 @@ impl Session {
     ) -> Result<Execution, PgError> {
         self.refuse_in_read_only(verb(write))?;
         let table = write.table();
+        let autocommit = autocommit && self.transaction.is_none();
+        let guard = self.share_table(&table.descriptor, autocommit).await?;
         let run = WriteRun {
             table: table.descriptor.clone(),
             related: related(&self.catalog(), table),
@@ -85,9 +90,10 @@ impl Session {
             types: types.to_vec(),
             eval: self.eval_context(),
             returning: write.returning().is_some(),
-            autocommit: autocommit && self.transaction.is_none(),
+            autocommit,
         };
         let written = self.attempts(write, &run).await?;
+        drop(guard);
         answer(verb(write), write.returning(), &run, written)
     }
 

@@ -274,7 +274,7 @@ pub(super) fn default_row(table: &Table) -> Vec<ScalarExpr> {
 }
 
 /// A column's default, or NULL.
-pub(super) fn column_default(table: &Table, position: usize) -> ScalarExpr {
+pub fn column_default(table: &Table, position: usize) -> ScalarExpr {
     let column = &table.descriptor.columns[position];
     let default = table.columns.get(position).and_then(|extra| extra.default.as_ref());
     match default {

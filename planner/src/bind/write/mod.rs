@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use cortex_shard_api::{ScalarExpr, client::Arbiter};
 
-pub use self::target::key_of;
 pub(crate) use self::target::split_name;
+pub use self::{insert::column_default, target::key_of};
 use super::OutputColumn;
 use crate::{catalog::Table, lower::BoundQuery};
 
