@@ -1,6 +1,6 @@
 //! Expressions as a user would write them: names without positions, values without their representation.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use cortex_functions::lower::comparison_key_argument;
 use cortex_shard_api::{
@@ -22,9 +22,12 @@ use datafusion::{
 /// Characters of one expression at the most: a plan is read line by line.
 const CHARS_MAX: usize = 300;
 
+/// What columns are called: the binder's names of computed columns (`aggregate#3`) to what computes them.
+pub type Names = HashMap<String, String>;
+
 /// An expression.
-pub fn expression(expr: &Arc<dyn PhysicalExpr>) -> String {
-    let text = operand(expr, 0);
+pub fn expression(expr: &Arc<dyn PhysicalExpr>, names: &Names) -> String {
+    let text = operand(expr, 0, names);
     match text.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
@@ -32,7 +35,7 @@ pub fn expression(expr: &Arc<dyn PhysicalExpr>) -> String {
 }
 
 /// `amount DESC, id ASC`
-pub fn order<'a>(keys: impl IntoIterator<Item = &'a PhysicalSortExpr>) -> String {
+pub fn order<'a>(keys: impl IntoIterator<Item = &'a PhysicalSortExpr>, names: &Names) -> String {
     let key = |key: &PhysicalSortExpr| {
         let direction = if key.options.descending { "DESC" } else { "ASC" };
         let nulls = match (key.options.descending, key.options.nulls_first) {
@@ -40,7 +43,7 @@ pub fn order<'a>(keys: impl IntoIterator<Item = &'a PhysicalSortExpr>) -> String
             (true, false) => " NULLS LAST",
             _ => "",
         };
-        format!("{} {direction}{nulls}", expression(&key.expr))
+        format!("{} {direction}{nulls}", expression(&key.expr, names))
     };
     list(keys.into_iter().map(key))
 }
@@ -51,9 +54,12 @@ pub fn list(items: impl IntoIterator<Item = String>) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// The name of a column, without what the binder adds to keep columns apart.
+/// The name of a column: what computes it, or its name without what the binder adds to keep columns apart
 /// (`Binder::fresh`).
-pub fn name(name: &str) -> String {
+pub fn name(name: &str, names: &Names) -> String {
+    if let Some(known) = names.get(name) {
+        return known.clone();
+    }
     match name.rsplit_once('#') {
         Some((shown, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
             shown.to_owned()
@@ -62,44 +68,50 @@ pub fn name(name: &str) -> String {
     }
 }
 
-fn operand(expr: &Arc<dyn PhysicalExpr>, precedence: u8) -> String {
+fn operand(expr: &Arc<dyn PhysicalExpr>, precedence: u8, names: &Names) -> String {
     if let Some(column) = expr.downcast_ref::<Column>() {
-        return name(column.name());
+        return name(column.name(), names);
     }
     if let Some(literal) = expr.downcast_ref::<Literal>() {
         return constant(literal.value());
     }
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
         let own = binary.op().precedence();
-        let (left, right) = (operand(binary.left(), own), operand(binary.right(), own + 1));
+        let (left, right) =
+            (operand(binary.left(), own, names), operand(binary.right(), own + 1, names));
         let text = format!("{left} {} {right}", operator(*binary.op()));
         return if own < precedence { format!("({text})") } else { text };
     }
     if let Some(call) = expr.downcast_ref::<ScalarFunctionExpr>() {
-        return function(call, precedence);
+        return function(call, precedence, names);
     }
     if let Some(is_null) = expr.downcast_ref::<IsNullExpr>() {
-        return format!("{} IS NULL", operand(is_null.arg(), u8::MAX));
+        return format!("{} IS NULL", operand(is_null.arg(), u8::MAX, names));
     }
     if let Some(is_not_null) = expr.downcast_ref::<IsNotNullExpr>() {
-        return format!("{} IS NOT NULL", operand(is_not_null.arg(), u8::MAX));
+        return format!("{} IS NOT NULL", operand(is_not_null.arg(), u8::MAX, names));
     }
     if let Some(not) = expr.downcast_ref::<NotExpr>() {
-        return format!("NOT {}", operand(not.arg(), u8::MAX));
+        return format!("NOT {}", operand(not.arg(), u8::MAX, names));
     }
     if let Some(cast) = expr.downcast_ref::<CastExpr>() {
         let ty = nearest_type(cast.cast_type());
-        return format!("{}::{}", operand(cast.expr(), u8::MAX), ty.sql_name());
+        return format!("{}::{}", operand(cast.expr(), u8::MAX, names), ty.sql_name());
     }
     if let Some(member) = expr.downcast_ref::<InListExpr>() {
-        let items: Vec<String> = member.list().iter().map(|item| operand(item, 0)).collect();
+        let items: Vec<String> = member.list().iter().map(|item| operand(item, 0, names)).collect();
         let not = if member.negated() { "NOT " } else { "" };
-        return format!("{} {not}IN ({})", operand(member.expr(), u8::MAX), items.join(", "));
+        return format!(
+            "{} {not}IN ({})",
+            operand(member.expr(), u8::MAX, names),
+            items.join(", ")
+        );
     }
     if let Some(like) = expr.downcast_ref::<LikeExpr>() {
         let not = if like.negated() { "NOT " } else { "" };
         let word = if like.case_insensitive() { "ILIKE" } else { "LIKE" };
-        let (subject, pattern) = (operand(like.expr(), 5), operand(like.pattern(), 5));
+        let (subject, pattern) =
+            (operand(like.expr(), 5, names), operand(like.pattern(), 5, names));
         return format!("{subject} {not}{word} {pattern}");
     }
     AsSql(expr.as_ref()).to_string()
@@ -121,15 +133,15 @@ fn operator(operator: Operator) -> String {
     }
 }
 
-fn function(call: &ScalarFunctionExpr, precedence: u8) -> String {
+fn function(call: &ScalarFunctionExpr, precedence: u8, names: &Names) -> String {
     if let [arg] = call.args()
         && is_comparison_key(call.fun())
     {
-        return operand(arg, precedence);
+        return operand(arg, precedence, names);
     }
-    let args: Vec<String> = call.args().iter().map(|arg| operand(arg, 0)).collect();
+    let args: Vec<String> = call.args().iter().map(|arg| operand(arg, 0, names)).collect();
     if let ([_], Some(ty)) = (args.as_slice(), call.fun().name().strip_prefix("cast_")) {
-        return format!("{}::{ty}", operand(&call.args()[0], u8::MAX));
+        return format!("{}::{ty}", operand(&call.args()[0], u8::MAX, names));
     }
     format!("{}({})", call.fun().name(), args.join(", "))
 }

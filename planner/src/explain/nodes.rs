@@ -6,7 +6,11 @@ use cortex_functions::table_scan::TableScanExec;
 use cortex_shard_api::ShardId;
 use datafusion::{
     common::JoinType,
-    physical_expr::{PhysicalExpr, aggregate::AggregateFunctionExpr, expressions::Column},
+    physical_expr::{
+        PhysicalExpr,
+        aggregate::AggregateFunctionExpr,
+        expressions::{Column, Literal},
+    },
     physical_plan::{
         ExecutionPlan,
         aggregates::{AggregateExec, AggregateMode},
@@ -28,7 +32,7 @@ use datafusion::{
 
 use super::{
     Actual, Node,
-    expression::{expression, list, name, order},
+    expression::{Names, expression, list, name, order},
 };
 use crate::{
     operators::{ShardFragmentExec, scatter::SHARD_TIME, table::ScanNote},
@@ -38,9 +42,42 @@ use crate::{
 /// Columns and expressions that are listed at the most.
 const LISTED_MAX: usize = 20;
 
+/// How DataFusion names an expression that it computes once for several uses.
+const COMMON_PREFIX: &str = "__common_expr";
+
 /// The tree of a plan.
 pub fn tree(plan: &Arc<dyn ExecutionPlan>, analyze: bool) -> Node {
-    build(plan, &[plan], analyze)
+    let mut names = Names::new();
+    collect_names(plan, &mut names);
+    build(plan, &[plan], analyze, &names)
+}
+
+/// What computes the columns that the binder names by number: aggregates and groups. Innermost first, so that later ones can
+/// name them.
+fn collect_names(plan: &Arc<dyn ExecutionPlan>, names: &mut Names) {
+    if let Some(fragment) = plan.downcast_ref::<ShardFragmentExec>() {
+        collect_names(fragment.fragment(), names);
+    }
+    for child in plan.children() {
+        collect_names(child, names);
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let shared = |alias: &str| alias.starts_with(COMMON_PREFIX);
+        for output in projection.expr().iter().filter(|output| shared(&output.alias)) {
+            names.insert(output.alias.clone(), expression(&output.expr, names));
+        }
+    }
+    let Some(aggregate) = plan.downcast_ref::<AggregateExec>() else { return };
+    if matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned) {
+        return;
+    }
+    let groups = aggregate.group_expr().expr().iter();
+    for (expr, alias) in groups.filter(|(expr, _)| !expr.is::<Column>()) {
+        names.insert(alias.clone(), expression(expr, names));
+    }
+    for call in aggregate.aggr_expr() {
+        names.insert(call.name().to_owned(), aggregate_call(call, names));
+    }
 }
 
 /// The node of an operator. `executed` are its instances that ran: itself in the gateway, one for each shard in a fragment.
@@ -48,21 +85,22 @@ fn build(
     plan: &Arc<dyn ExecutionPlan>,
     executed: &[&Arc<dyn ExecutionPlan>],
     analyze: bool,
+    names: &Names,
 ) -> Node {
     if let Some(fragment) = plan.downcast_ref::<ShardFragmentExec>() {
-        return shard_fragment(fragment, analyze);
+        return shard_fragment(fragment, analyze, names);
     }
     let below = |number: usize| {
         let executed: Vec<_> =
             executed.iter().filter_map(|run| run.children().get(number).copied()).collect();
-        plan.children().get(number).map(|child| build(child, &executed, analyze))
+        plan.children().get(number).map(|child| build(child, &executed, analyze, names))
     };
     if plan.is::<CooperativeExec>()
         && let Some(only) = below(0)
     {
         return only;
     }
-    let (node_type, name, details) = describe(plan.as_ref());
+    let (node_type, name, details) = describe(plan.as_ref(), names);
     Node {
         name,
         node_type,
@@ -82,7 +120,7 @@ fn actual(executed: &[&Arc<dyn ExecutionPlan>]) -> Actual {
     }
 }
 
-fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool) -> Node {
+fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) -> Node {
     let executed: Vec<_> = fragment.executed().filter_map(|(_, plan)| plan).collect();
     let metrics = fragment.metrics().filter(|_| analyze).unwrap_or_default();
     let shards: Vec<(ShardId, Actual)> = if analyze {
@@ -98,7 +136,7 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool) -> Node {
         details: vec![("shards", list(numbers))],
         actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
         shards,
-        children: vec![build(fragment.fragment(), &executed, analyze)],
+        children: vec![build(fragment.fragment(), &executed, analyze, names)],
     }
 }
 
@@ -113,11 +151,11 @@ fn of_partition(metrics: &MetricsSet, partition: usize) -> Actual {
 
 type Description = (&'static str, String, Vec<(&'static str, String)>);
 
-fn describe(plan: &dyn ExecutionPlan) -> Description {
+fn describe(plan: &dyn ExecutionPlan, names: &Names) -> Description {
     scan(plan)
-        .or_else(|| one_input(plan))
-        .or_else(|| merge(plan))
-        .or_else(|| join(plan))
+        .or_else(|| one_input(plan, names))
+        .or_else(|| merge(plan, names))
+        .or_else(|| join(plan, names))
         .unwrap_or_else(|| other(plan))
 }
 
@@ -147,21 +185,22 @@ fn scan(plan: &dyn ExecutionPlan) -> Option<Description> {
     described(node_type, "TableScan", details)
 }
 
-fn one_input(plan: &dyn ExecutionPlan) -> Option<Description> {
+fn one_input(plan: &dyn ExecutionPlan, names: &Names) -> Option<Description> {
     if let Some(filter) = plan.downcast_ref::<FilterExec>() {
         let limit = filter.fetch().map(|limit| ("limit", limit.to_string()));
-        let details = [("", expression(filter.predicate()))].into_iter().chain(limit);
+        let details = [("", expression(filter.predicate(), names))].into_iter().chain(limit);
         return described("Result", "Filter", details.collect());
     }
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
-        let outputs = projection.expr().iter().map(|output| aliased(&output.expr, &output.alias));
+        let outputs =
+            projection.expr().iter().map(|output| aliased(&output.expr, &output.alias, names));
         return described("Result", "Project", vec![("columns", listed(outputs))]);
     }
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
-        return described("Aggregate", "Aggregate", aggregate_details(aggregate));
+        return described("Aggregate", "Aggregate", aggregate_details(aggregate, names));
     }
     if let Some(sort) = plan.downcast_ref::<SortExec>() {
-        let order = ("order", order(sort.expr()));
+        let order = ("order", order(sort.expr(), names));
         return match sort.fetch() {
             Some(k) => described("Sort", "TopK", vec![("k", k.to_string()), order]),
             None => described("Sort", "Sort", vec![order]),
@@ -179,14 +218,14 @@ fn one_input(plan: &dyn ExecutionPlan) -> Option<Description> {
         .downcast_ref::<WindowAggExec>()
         .map(WindowAggExec::window_expr)
         .or_else(|| plan.downcast_ref::<BoundedWindowAggExec>().map(|plan| plan.window_expr()))?;
-    let windows = windows.iter().map(|window| name(window.name()));
+    let windows = windows.iter().map(|window| name(window.name(), names));
     described("WindowAgg", "Window", vec![("functions", listed(windows))])
 }
 
 /// Operators that bring the shards' streams together in the gateway.
-fn merge(plan: &dyn ExecutionPlan) -> Option<Description> {
+fn merge(plan: &dyn ExecutionPlan, names: &Names) -> Option<Description> {
     if let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>() {
-        let order = ("order", order(merge.expr()));
+        let order = ("order", order(merge.expr(), names));
         return match merge.fetch() {
             Some(k) => described("Gather Merge", "TopKMerge", vec![("k", k.to_string()), order]),
             None => described("Gather Merge", "OrderedMerge", vec![order]),
@@ -197,17 +236,21 @@ fn merge(plan: &dyn ExecutionPlan) -> Option<Description> {
     described("Gather", "Gather", limit.into_iter().collect())
 }
 
-fn join(plan: &dyn ExecutionPlan) -> Option<Description> {
+fn join(plan: &dyn ExecutionPlan, names: &Names) -> Option<Description> {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         let pairs = join.on().iter();
-        let on = pairs.map(|(left, right)| format!("{} = {}", expression(left), expression(right)));
+        let on = pairs.map(|(left, right)| {
+            format!("{} = {}", expression(left, names), expression(right, names))
+        });
         let mut details = vec![("", kind(join.join_type())), ("on", list(on))];
-        details.extend(join.filter().map(|filter| ("filter", expression(filter.expression()))));
+        details
+            .extend(join.filter().map(|filter| ("filter", expression(filter.expression(), names))));
         return described("Hash Join", "HashJoin", details);
     }
     if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
         let mut details = vec![("", kind(join.join_type()))];
-        details.extend(join.filter().map(|filter| ("filter", expression(filter.expression()))));
+        details
+            .extend(join.filter().map(|filter| ("filter", expression(filter.expression(), names))));
         return described("Nested Loop", "NestedLoopJoin", details);
     }
     plan.is::<CrossJoinExec>().then(|| ("Nested Loop", "CrossJoin".to_owned(), vec![]))
@@ -238,7 +281,7 @@ fn other(plan: &dyn ExecutionPlan) -> Description {
     })
 }
 
-fn aggregate_details(aggregate: &AggregateExec) -> Vec<(&'static str, String)> {
+fn aggregate_details(aggregate: &AggregateExec, names: &Names) -> Vec<(&'static str, String)> {
     let mode = match aggregate.mode() {
         AggregateMode::Partial => "partial",
         AggregateMode::Final | AggregateMode::FinalPartitioned => "final",
@@ -249,28 +292,35 @@ fn aggregate_details(aggregate: &AggregateExec) -> Vec<(&'static str, String)> {
     let groups = aggregate.group_expr();
     if !groups.is_empty() {
         let groups = groups.expr().iter().map(|(expr, alias)| match expr.is::<Column>() {
-            true => expression(expr),
-            false if mode == "final" => name(alias),
-            false => expression(expr),
+            true => expression(expr, names),
+            false if mode == "final" => name(alias, names),
+            false => expression(expr, names),
         });
         details.push(("groups", listed(groups)));
     }
     if !aggregate.aggr_expr().is_empty() {
-        let calls = aggregate.aggr_expr().iter().map(|call| aggregate_call(call));
+        let calls = aggregate.aggr_expr().iter().map(|call| aggregate_call(call, names));
         details.push(("aggregates", listed(calls)));
     }
     details
 }
 
-fn aggregate_call(call: &AggregateFunctionExpr) -> String {
-    let args: Vec<String> = call.expressions().iter().map(expression).collect();
+fn aggregate_call(call: &AggregateFunctionExpr, names: &Names) -> String {
+    let args = call.expressions();
+    let name = call.fun().name();
+    if let ("count", [only]) = (name, args.as_slice())
+        && only.is::<Literal>()
+    {
+        return "count(*)".to_owned();
+    }
+    let args: Vec<String> = args.iter().map(|arg| expression(arg, names)).collect();
     let distinct = if call.is_distinct() { "DISTINCT " } else { "" };
-    format!("{}({distinct}{})", call.fun().name(), args.join(", "))
+    format!("{name}({distinct}{})", args.join(", "))
 }
 
-fn aliased(expr: &Arc<dyn PhysicalExpr>, alias: &str) -> String {
-    let text = expression(expr);
-    let alias = name(alias);
+fn aliased(expr: &Arc<dyn PhysicalExpr>, alias: &str, names: &Names) -> String {
+    let text = expression(expr, names);
+    let alias = name(alias, names);
     if text == alias { text } else { format!("{text} AS {alias}") }
 }
 
