@@ -969,3 +969,10 @@ fn scaled_interval(months: f64, days: f64, micros: f64) -> Result<Interval> {
         micros: total as i64,
     })
 }
+
+/// What a zone calls itself at an instant: CET, EDT, or an offset.
+pub(crate) fn abbreviation(utc: i64, zone: chrono_tz::Tz) -> String {
+    DateTime::from_timestamp_micros(utc)
+        .map(|instant| instant.with_timezone(&zone).format("%Z").to_string())
+        .unwrap_or_default()
+}
