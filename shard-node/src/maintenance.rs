@@ -119,6 +119,10 @@ impl Maintenance {
             let mut ops = Vec::new();
             for entry in snapshot.range(keyspace, range, false) {
                 let (key, _) = entry.map_err(|error| core.storage_error(error))?;
+                if core.is_stopping.load(Ordering::Acquire) {
+                    // The list of dropped storages is durable: the next open continues.
+                    return Ok(());
+                }
                 ops.push(Op { keyspace, key, value: None });
                 if ops.len() >= APPLY_OPS_MAX {
                     let ops = std::mem::take(&mut ops);

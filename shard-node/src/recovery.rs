@@ -22,6 +22,7 @@ use cortex_shard_api::{LogIndex, ShardId, StorageId, client::StorageStats};
 use crate::{
     entry::{Entry, EntryError, OpReader},
     log::{DiskFiles, LogError, LogFiles, LogOptions, SegmentedLog, ShardLog},
+    sequences::sequence_key,
     stats::{Change, Counters},
     storage::{
         KeyRange, Keyspace, Op, Storage, StorageError, disk::DiskStorage, memory::MemoryStorage,
@@ -443,8 +444,9 @@ impl<'a> Applier<'a> {
                 }
             }
             Entry::Dropped { storage } => {
-                let key = drop_key(storage);
-                self.ops.push(Op { keyspace: Keyspace::Meta, key, value: None });
+                for key in [drop_key(storage), sequence_key(storage)] {
+                    self.ops.push(Op { keyspace: Keyspace::Meta, key, value: None });
+                }
                 self.changes.push(Change::Remove(storage));
             }
         }

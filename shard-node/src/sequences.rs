@@ -47,7 +47,8 @@ pub(crate) struct Sequences {
     counters: Mutex<HashMap<StorageId, Arc<AsyncMutex<Counter>>>>,
 }
 
-fn sequence_key(storage: StorageId) -> Bytes {
+/// Where the state keeps a sequence.
+pub(crate) fn sequence_key(storage: StorageId) -> Bytes {
     let mut key = SEQUENCE_PREFIX.to_vec();
     key.put_u32(storage.0);
     Bytes::from(key)
@@ -82,6 +83,11 @@ impl Sequences {
         let counter = Arc::new(AsyncMutex::new(Counter { state, logged: state }));
         counters.insert(storage, counter.clone());
         Ok(counter)
+    }
+
+    /// Forgets a sequence that was dropped; its entry goes with `Dropped`.
+    pub(crate) fn forget(&self, storage: StorageId) {
+        self.counters.lock().remove(&storage);
     }
 
     /// Reserves up to `count` values, at least one: fewer where the sequence ends or turns around in between.

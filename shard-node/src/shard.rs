@@ -113,6 +113,7 @@ impl Shard {
             counters: Mutex::new(recovered.counters),
             poison: OnceLock::new(),
             log_bytes: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
         });
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (tasks, task_queue) = crossbeam_channel::bounded(DROPS_MAX);
@@ -165,6 +166,7 @@ impl Shard {
     /// come later fail. Transactions that are still open are lost.
     pub async fn shutdown(&self) -> Result<(), ShardError> {
         self.is_closed.store(true, Ordering::Release);
+        self.core.is_stopping.store(true, Ordering::Release);
         let mut result = Ok(());
         if self.core.poison.get().is_none() {
             let exact = self.sequences.exact().await;
@@ -191,6 +193,7 @@ impl Shard {
         if threads.is_empty() {
             return;
         }
+        self.core.is_stopping.store(true, Ordering::Release);
         let _ = self.tasks.send(Task::Stop);
         let mut stop = Request::Stop;
         // Called where blocking is not allowed, too; the queue empties by itself.
@@ -339,11 +342,12 @@ impl Shard {
             self.core.locks.release_all(txn.id, true);
             return Ok(self.core.published.load().applied);
         }
-        let id = txn.id;
         let (reply, answer) = oneshot::channel();
-        if self.requests.send(Request::Commit { txn, reply }).await.is_err() {
-            self.core.locks.release_all(id, false);
-            return Err(self.stopped());
+        // Nobody else knows the transaction any more: its locks must go if we are dropped while the queue is full.
+        let mut abandon = AbandonOnDrop { shard: self, txn: Some(txn) };
+        let place = self.requests.reserve().await.map_err(|_closed| self.stopped())?;
+        if let Some(txn) = abandon.txn.take() {
+            place.send(Request::Commit { txn, reply });
         }
         answer.await.map_err(|_closed| ShardError::OutcomeUnknown { shard: self.core.id })?
     }
@@ -362,6 +366,20 @@ impl Shard {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_closed| self.stopped())?;
         answer.await.map_err(|_closed| ShardError::OutcomeUnknown { shard: self.core.id })?
+    }
+}
+
+/// Ends a transaction that never reached the sequencer.
+struct AbandonOnDrop<'a> {
+    shard: &'a Shard,
+    txn: Option<Arc<Txn>>,
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(txn) = &self.txn {
+            self.shard.abandon(txn);
+        }
     }
 }
 
@@ -533,6 +551,7 @@ impl ShardClient for Shard {
         let to_log = storages.clone();
         self.ask(|reply| Request::Drop { storages: to_log, reply }).await?;
         for storage in storages {
+            self.sequences.forget(storage);
             // When the queue is full the next open continues: the list is durable.
             let _ = self.tasks.try_send(Task::Clean(storage));
         }

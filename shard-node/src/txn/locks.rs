@@ -285,9 +285,11 @@ impl Inner {
         let passes =
             held.is_some() || !state.queue.iter().any(|waiter| mode.conflicts_with(waiter.mode));
         if passes && state.fits_holders(txn, mode) {
-            state.hold(txn, mode);
             if held.is_none() {
                 self.note_held(txn, key)?;
+            }
+            if let Some(state) = self.locks.get_mut(key) {
+                state.hold(txn, mode);
             }
             return Ok(Attempt::Granted);
         }

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -99,6 +99,8 @@ pub(crate) struct Core {
     pub poison: OnceLock<String>,
     /// Bytes logged since the last checkpoint.
     pub log_bytes: AtomicU64,
+    /// The shard is shutting down: long work behind the scenes ends early.
+    pub is_stopping: AtomicBool,
 }
 
 impl Core {
