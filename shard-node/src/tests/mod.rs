@@ -8,6 +8,8 @@ mod crash;
 
 mod disk;
 
+mod expressions;
+
 mod foreign_keys;
 
 mod locks;
