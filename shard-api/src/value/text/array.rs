@@ -33,18 +33,25 @@ pub(super) fn parse(
         return Err(malformed(text, detail));
     }
     reader.at += 1;
-    let elements = reader.elements(element, settings)?;
+    let texts = reader.elements()?;
     reader.skip_blanks();
     if reader.at < text.len() {
         return Err(malformed(text, "Junk after closing right brace."));
     }
     let mut lower_bound = 1;
     if let Some((lower, upper)) = bounds {
-        if i64::from(upper) - i64::from(lower) + 1 != elements.len() as i64 {
+        if i64::from(upper) - i64::from(lower) + 1 != texts.len() as i64 {
             return Err(malformed(text, "Specified array dimensions do not match array contents."));
         }
         lower_bound = lower;
     }
+    let elements = texts
+        .into_iter()
+        .map(|text| match text {
+            Some(text) => super::parse(element, &text, settings),
+            None => Ok(Datum::Null),
+        })
+        .collect::<Result<Vec<Datum>, ValueError>>()?;
     Ok(ArrayValue { element, lower_bound, elements })
 }
 
@@ -112,12 +119,9 @@ impl Reader<'_> {
         Ok(Some((lower, upper)))
     }
 
-    /// Everything behind the opening brace, through the closing one.
-    fn elements(
-        &mut self,
-        element: SqlType,
-        settings: &ValueSettings,
-    ) -> Result<Vec<Datum>, ValueError> {
+    /// Everything behind the opening brace, through the closing one; `None` is NULL. The elements are read when it is
+    /// known that the braces are in order.
+    fn elements(&mut self) -> Result<Vec<Option<String>>, ValueError> {
         let mut elements = Vec::new();
         self.skip_blanks();
         if self.peek() == Some(b'}') {
@@ -135,10 +139,10 @@ impl Reader<'_> {
             elements.push(match self.peek() {
                 None => return Err(self.malformed("Unexpected end of input.")),
                 Some(b'{') => return Err(more_dimensions()),
-                Some(b'"') => super::parse(element, &self.quoted()?, settings)?,
+                Some(b'"') => Some(self.quoted()?),
                 Some(_) => match self.plain()? {
-                    word if word.eq_ignore_ascii_case("null") => Datum::Null,
-                    word => super::parse(element, &word.replace('\0', ""), settings)?,
+                    word if word.eq_ignore_ascii_case("null") => None,
+                    word => Some(word.replace('\0', "")),
                 },
             });
             self.skip_blanks();

@@ -10,6 +10,11 @@ const FIXED_MAX_F64: i32 = 15;
 const FIXED_MAX_F32: i32 = 6;
 const FIXED_MIN: i32 = -4;
 
+/// With so many digits the value may lie half-way between two shortest forms: Postgres takes the even one, Rust the
+/// upper; with fewer digits the two would read as different floats.
+const TIE_DIGITS_F64: usize = 16;
+const TIE_DIGITS_F32: usize = 7;
+
 /// Significant digits at `extra_float_digits` = 0.
 const DIGITS_F64: i32 = 15;
 const DIGITS_F32: i32 = 6;
@@ -62,6 +67,12 @@ pub fn format_f64(value: f64, extra_float_digits: i32, out: &mut String) {
         _ = write!(buffer, "{value:e}");
         if let Some(digits) = exclusive_shortest_f64(value, buffer.as_str()) {
             buffer = digits;
+        } else if let n_digits @ TIE_DIGITS_F64.. = significant(buffer.as_str()) {
+            let mut even = Digits::default();
+            _ = write!(even, "{value:.*e}", n_digits - 1);
+            if even.as_str().parse() == Ok(value) {
+                buffer = even;
+            }
         }
         write_digits(buffer.as_str(), FIXED_MAX_F64, out);
     } else {
@@ -79,6 +90,12 @@ pub fn format_f32(value: f32, extra_float_digits: i32, out: &mut String) {
         _ = write!(buffer, "{value:e}");
         if let Some(digits) = exclusive_shortest_f32(value, buffer.as_str()) {
             buffer = digits;
+        } else if let n_digits @ TIE_DIGITS_F32.. = significant(buffer.as_str()) {
+            let mut even = Digits::default();
+            _ = write!(even, "{value:.*e}", n_digits - 1);
+            if even.as_str().parse() == Ok(value) {
+                buffer = even;
+            }
         }
         write_digits(buffer.as_str(), FIXED_MAX_F32, out);
     } else {

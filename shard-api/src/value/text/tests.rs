@@ -105,10 +105,22 @@ fn type_by_name(name: &str) -> TypeMod {
 
 #[test]
 fn text_is_read_and_written_as_in_postgres() {
+    check_recorded(include_str!("../../../testdata/text.txt"));
+}
+
+/// For generated inputs: record them with `testdata/record.py` and name the file in `CORTEX_RECORDED`.
+#[test]
+#[ignore = "needs a recorded file"]
+fn text_of_another_recording() {
+    let path = std::env::var("CORTEX_RECORDED").expect("CORTEX_RECORDED names a file");
+    check_recorded(&std::fs::read_to_string(path).expect("readable"));
+}
+
+fn check_recorded(recorded: &str) {
     let settings =
         ValueSettings { time_zone: chrono_tz::America::New_York, ..ValueSettings::default() };
     let mut wrong = Vec::new();
-    for line in include_str!("../../../testdata/text.txt").lines() {
+    for line in recorded.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
         let [type_name, input, expected] = fields[..] else { continue };
         if type_name == "op" {

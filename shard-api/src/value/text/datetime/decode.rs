@@ -46,6 +46,7 @@ const DAYLIGHT: u32 = 1 << 6;
 const HALF_DAY: u32 = 1 << 7;
 const ERA: u32 = 1 << 8;
 const WEEKDAY: u32 = 1 << 9;
+const SPECIAL: u32 = 1 << 10;
 const DATE: u32 = YEAR | MONTH | DAY;
 
 /// A label in front of the next field.
@@ -82,14 +83,14 @@ pub(super) fn date_time(text: &str, settings: &ValueSettings) -> Result<Decoded,
     let fields = cut(text)?;
     let mut parts = Parts::default();
     parts.take_all(&fields, settings, false)?;
+    let days = parts.check_date()?;
+    parts.apply_half_day()?;
     match parts.special {
         Some(Word::Infinity) => return Ok(Decoded::Infinity),
         Some(Word::NegativeInfinity) => return Ok(Decoded::NegativeInfinity),
         Some(_) => return Ok(Decoded::At(Clock { days: 0, micros: 0, offset: 0 })),
         None => {}
     }
-    let days = parts.check_date()?;
-    parts.apply_half_day()?;
     if parts.known & DATE != DATE {
         return Err(Failure::Format);
     }
@@ -493,6 +494,7 @@ impl Parts {
         };
         let new = match word {
             Word::Ignored => 0,
+            Word::Month(_) | Word::Weekday if time_only => return Err(Failure::Format),
             Word::Month(month) => {
                 let swaps = self.known & MONTH != 0
                     && !self.text_month
@@ -529,7 +531,7 @@ impl Parts {
             Word::Yesterday if !time_only => self.take_day(settings, -1),
             Word::Epoch | Word::Infinity | Word::NegativeInfinity if !time_only => {
                 self.special = Some(word);
-                DATE | TIME | ZONE
+                SPECIAL
             }
             Word::IsoTime => {
                 let follows = matches!(next, Some(Kind::Number | Kind::Time | Kind::Date));

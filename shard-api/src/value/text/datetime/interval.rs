@@ -32,7 +32,7 @@ const DECADE: u32 = 1 << 9;
 const CENTURY: u32 = 1 << 10;
 const MILLENNIUM: u32 = 1 << 11;
 const ALL_SECONDS: u32 = MICROSECOND | MILLISECOND | SECOND;
-const CLOCK: u32 = HOUR | MINUTE | SECOND;
+const CLOCK: u32 = HOUR | MINUTE | ALL_SECONDS;
 
 /// Sums up the parts; every step is checked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,19 +65,23 @@ fn by_fields(text: &str) -> Result<Sum, Failure> {
     for Field { kind, text } in cut(text)?.iter().rev() {
         let new = match kind {
             Kind::Time => {
-                sum.add_clock(text, 1)?;
+                sum.set_clock(text, 1)?;
                 unit = Some(Unit::Day);
                 CLOCK
             }
             Kind::Signed if text.contains(':') => {
-                sum.add_clock(&text[1..], if text.starts_with('-') { -1 } else { 1 })?;
+                sum.set_clock(&text[1..], if text.starts_with('-') { -1 } else { 1 })?;
                 unit = Some(Unit::Day);
                 CLOCK
             }
             Kind::Signed | Kind::Date | Kind::Number => sum.add_number(text, &mut unit)?,
             Kind::Word | Kind::SignedWord => {
                 match interval_word(text).ok_or(Failure::Format)? {
-                    Unit::Ago => ago = true,
+                    Unit::Ago => {
+                        ago = true;
+                        // A bare number in front is none.
+                        unit = Some(Unit::Ago);
+                    }
                     Unit::Quarter => return Err(Failure::Format),
                     word => unit = Some(word),
                 }
@@ -224,8 +228,8 @@ impl Sum {
         Ok(bit)
     }
 
-    /// `h:mm`, `h:mm:ss`, with a fraction; `mm:ss.fff`.
-    fn add_clock(&mut self, text: &str, sign: i64) -> Result<(), Failure> {
+    /// `h:mm`, `h:mm:ss`, with a fraction; `mm:ss.fff`. Replaces what parts of days to the right of it gave.
+    fn set_clock(&mut self, text: &str, sign: i64) -> Result<(), Failure> {
         let (hours, rest) = leading_int(text)?;
         let rest = rest.strip_prefix(':').ok_or(Failure::Format)?;
         let (minutes, rest) = leading_int(rest)?;
@@ -248,7 +252,7 @@ impl Sum {
         let small = minutes * MICROS_PER_MINUTE + seconds * MICROS_PER_SECOND + micros;
         self.micros = hours
             .checked_mul(MICROS_PER_HOUR)
-            .and_then(|sum| sum.checked_add(small)?.checked_mul(sign)?.checked_add(self.micros))
+            .and_then(|sum| sum.checked_add(small)?.checked_mul(sign))
             .ok_or(Failure::Field)?;
         Ok(())
     }
