@@ -54,6 +54,26 @@ pub enum ValueErrorKind {
     Cardinality,
     /// 2201W, 2201X: LIMIT and OFFSET below zero.
     InvalidRowCount,
+    /// 42P01
+    UndefinedTable,
+    /// 42703
+    UndefinedColumn,
+    /// 42704
+    UndefinedObject,
+    /// 42883
+    UndefinedFunction,
+    /// 42725
+    AmbiguousFunction,
+    /// 3F000
+    UndefinedSchema,
+    /// 42809
+    WrongObjectType,
+    /// 42602
+    InvalidName,
+    /// 55000
+    NotInPrerequisiteState,
+    /// 2200H
+    SequenceExhausted,
     /// 0A000
     Unsupported,
     /// 42P22, 42804 and others that the binder missed and only execution saw.

@@ -25,6 +25,9 @@ pub mod session_info;
 /// System relations: pg_catalog, information_schema and cortex.
 pub mod relations;
 
+/// Functions that ask the catalog.
+pub mod functions;
+
 pub use locks::TableLocks;
 pub use relations::{MadeRows, SystemCatalog};
 pub use session_info::{ActivityRow, SessionInfo, SettingRow};

@@ -59,6 +59,8 @@ mod information_schema;
 /// cortex.
 mod placement;
 
+pub use builtins::support_functions;
+
 /// What a function that makes rows may see.
 pub struct Source<'a> {
     pub catalog: &'a Catalog,

@@ -1,0 +1,64 @@
+//! `has_*_privilege`, `pg_has_role`: every role has every right on what exists.
+
+use cortex_shard_api::{Datum, Oid, ValueError, ValueErrorKind};
+
+use super::{
+    Call, Result,
+    names::{relation_by_name, split_name},
+};
+
+impl Call<'_> {
+    pub(super) fn privilege(&self, name: &str) -> Result<Datum> {
+        let kind = name.trim_start_matches("has_").trim_end_matches("_privilege");
+        // (role)?, object, (column)?, privilege
+        let columns = usize::from(kind == "column");
+        let with_role = self.args.len() > 2 + columns;
+        if with_role && let Some(role) = self.text(0) {
+            self.role_exists(role)?;
+        }
+        let object = usize::from(with_role);
+        match (kind, self.text(object)) {
+            ("table" | "any_column" | "column" | "sequence", Some(name)) => {
+                if relation_by_name(self.session, &split_name(name)?)?.is_none() {
+                    return Err(ValueError::new(
+                        ValueErrorKind::UndefinedTable,
+                        format!("relation \"{name}\" does not exist"),
+                    ));
+                }
+            }
+            ("table" | "any_column" | "column" | "sequence", None) => {
+                if !self.relation_exists(self.oid(object).unwrap_or_default()) {
+                    return Ok(Datum::Null);
+                }
+            }
+            ("schema", Some(name)) => {
+                if self.session.catalog().schema_by_name(name).is_none() {
+                    return Err(ValueError::new(
+                        ValueErrorKind::UndefinedSchema,
+                        format!("schema \"{name}\" does not exist"),
+                    ));
+                }
+            }
+            ("pg_has_role", Some(role)) => self.role_exists(role)?,
+            _ => {}
+        }
+        Ok(Datum::Bool(true))
+    }
+
+    fn role_exists(&self, role: &str) -> Result<()> {
+        if role == "public" || self.session.catalog().role_by_name(role).is_some() {
+            return Ok(());
+        }
+        Err(ValueError::new(
+            ValueErrorKind::UndefinedObject,
+            format!("role \"{role}\" does not exist"),
+        ))
+    }
+
+    fn relation_exists(&self, oid: Oid) -> bool {
+        let catalog = self.session.catalog();
+        crate::catalog::relations::facts::relation_by_oid(oid).is_some()
+            || catalog.relation_by_oid(oid).is_some()
+            || catalog.index_tables.contains_key(&oid)
+    }
+}

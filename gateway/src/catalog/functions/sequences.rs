@@ -1,0 +1,117 @@
+//! nextval, currval, setval, lastval.
+
+use std::sync::Arc;
+
+use cortex_planner::catalog::Sequence;
+use cortex_shard_api::{
+    Datum, ShardError, ValueError, ValueErrorKind,
+    client::{SequenceState, ShardClient},
+};
+
+use super::{Call, Result};
+
+impl Call<'_> {
+    fn sequence(&self) -> Result<Arc<Sequence>> {
+        let oid = self.oid(0).unwrap_or_default();
+        let catalog = self.session.catalog();
+        if let Some(sequence) = catalog.sequences.get(&oid) {
+            return Ok(sequence.clone());
+        }
+        Err(match super::names::relation_name(self.session, &catalog, oid) {
+            Some(name) => ValueError::new(
+                ValueErrorKind::WrongObjectType,
+                format!("\"{name}\" is not a sequence"),
+            ),
+            None => ValueError::new(
+                ValueErrorKind::UndefinedTable,
+                format!("could not open relation with OID {oid}"),
+            ),
+        })
+    }
+
+    fn shard(&self, sequence: &Sequence) -> Result<Arc<dyn ShardClient>> {
+        self.session
+            .store()
+            .shard(sequence.home)
+            .cloned()
+            .map_err(|error| ValueError::new(ValueErrorKind::Internal, error.message.clone()))
+    }
+
+    pub(super) fn nextval(&self) -> Result<Datum> {
+        let sequence = self.sequence()?;
+        let shard = self.shard(&sequence)?;
+        let values = futures::executor::block_on(shard.sequence_next(&sequence.spec, 1))
+            .map_err(|error| failed(&sequence, error))?;
+        self.session.remember_value(sequence.oid, values.first);
+        Ok(Datum::Int8(values.first))
+    }
+
+    pub(super) fn currval(&self) -> Result<Datum> {
+        let sequence = self.sequence()?;
+        match self.session.last_value(sequence.oid) {
+            Some(value) => Ok(Datum::Int8(value)),
+            None => Err(ValueError::new(
+                ValueErrorKind::NotInPrerequisiteState,
+                format!(
+                    "currval of sequence \"{}\" is not yet defined in this session",
+                    sequence.name
+                ),
+            )),
+        }
+    }
+
+    pub(super) fn lastval(&self) -> Result<Datum> {
+        let last = self.session.last_sequence().and_then(|oid| self.session.last_value(oid));
+        last.map(Datum::Int8).ok_or_else(|| {
+            ValueError::new(
+                ValueErrorKind::NotInPrerequisiteState,
+                "lastval is not yet defined in this session",
+            )
+        })
+    }
+
+    pub(super) fn setval(&self) -> Result<Datum> {
+        let sequence = self.sequence()?;
+        let value = self.integer(1).unwrap_or_default();
+        let is_called = self.args.len() < 3 || self.boolean(2);
+        let spec = &sequence.spec;
+        if !(spec.min..=spec.max).contains(&value) {
+            return Err(ValueError::new(
+                ValueErrorKind::OutOfRange,
+                format!(
+                    "setval: value {value} is out of bounds for sequence \"{}\" ({}..{})",
+                    sequence.name, spec.min, spec.max
+                ),
+            ));
+        }
+        let state = SequenceState { last_value: value, is_called };
+        futures::executor::block_on(self.shard(&sequence)?.sequence_set(spec, state))
+            .map_err(|error| failed(&sequence, error))?;
+        if is_called {
+            self.session.remember_value(sequence.oid, value);
+        }
+        Ok(Datum::Int8(value))
+    }
+
+    /// `pg_sequence_last_value`: NULL before the first use.
+    pub(super) fn sequence_last_value(&self) -> Result<Datum> {
+        let sequence = self.sequence()?;
+        let state =
+            futures::executor::block_on(self.shard(&sequence)?.sequence_get(&sequence.spec))
+                .map_err(|error| failed(&sequence, error))?;
+        let called = state.filter(|state| state.is_called);
+        Ok(called.map_or(Datum::Null, |state| Datum::Int8(state.last_value)))
+    }
+}
+
+/// A shard's error in Postgres's words.
+fn failed(sequence: &Sequence, error: ShardError) -> ValueError {
+    match error {
+        ShardError::SequenceExhausted { bound, value } => ValueError::new(
+            ValueErrorKind::SequenceExhausted,
+            format!("nextval: reached {bound} value of sequence \"{}\" ({value})", sequence.name),
+        ),
+        ShardError::Value(error) => error,
+        other => ValueError::new(ValueErrorKind::Internal, other.to_string()),
+    }
+}
