@@ -3,7 +3,14 @@
 //! The wire turns messages into calls of `SqlSession` and answers into bytes; it knows no SQL. The execution side knows
 //! SQL and no wire. A test drives the wire with a scripted `SqlSession`.
 
-use std::{any::Any, pin::Pin, sync::Arc};
+use std::{
+    any::Any,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -99,6 +106,49 @@ pub trait CopySink: Send {
     async fn finish(self: Box<Self>) -> Result<u64, PgError>;
 }
 
+/// Whether a statement that is interrupted may still be dropped. An error must not be reported for what has been committed, so
+/// the SQL side raises the shield around its commits, and the wire looks at it before it drops a future.
+#[derive(Debug, Default)]
+pub struct CommitShield(AtomicU8);
+
+/// What a raised shield says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shielded {
+    /// Nothing is being committed: drop it at once.
+    No = 0,
+    /// One request that first may wait for a lock and then commits: give it a moment to end by itself.
+    Maybe = 1,
+    /// A commit is on its way: wait for its outcome.
+    Yes = 2,
+}
+
+impl CommitShield {
+    /// Raised until the returned value is dropped.
+    pub fn raise(self: &Arc<CommitShield>, how: Shielded) -> RaisedShield {
+        self.0.store(how as u8, Ordering::Release);
+        RaisedShield(self.clone())
+    }
+
+    pub fn state(&self) -> Shielded {
+        match self.0.load(Ordering::Acquire) {
+            0 => Shielded::No,
+            1 => Shielded::Maybe,
+            _ => Shielded::Yes,
+        }
+    }
+}
+
+/// Lowers the shield when it is dropped.
+#[derive(Debug)]
+pub struct RaisedShield(Arc<CommitShield>);
+
+impl Drop for RaisedShield {
+    fn drop(&mut self) {
+        self.0.0.store(Shielded::No as u8, Ordering::Release);
+    }
+}
+
 /// ReadyForQuery's byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionStatus {
@@ -157,6 +207,9 @@ pub trait SqlSession: Send {
 
     /// How `regclass` and its like read a parameter that is a name; 42P01 and its like if there is no such object.
     fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError>;
+
+    /// Raised around commits; the same for the whole session.
+    fn shield(&self) -> Arc<CommitShield>;
 
     /// The columns of an open cursor that SQL has declared: in Postgres it is a portal too, and clients describe it as one.
     fn cursor_columns(&self, name: &str) -> Option<Arc<[OutputColumn]>>;

@@ -299,7 +299,7 @@ mod tests {
 
     use super::*;
     use crate::statement::{
-        Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus,
+        CommitShield, Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus,
     };
 
     /// A session that only knows the name of one object.
@@ -348,6 +348,10 @@ mod tests {
 
         fn object_oid(&self, _: SqlType, _: &str) -> Result<u32, PgError> {
             Err(PgError::internal("not here"))
+        }
+
+        fn shield(&self) -> Arc<CommitShield> {
+            Arc::default()
         }
 
         fn cursor_columns(&self, _: &str) -> Option<Arc<[OutputColumn]>> {

@@ -27,7 +27,7 @@ use crate::{
     catalog::{CatalogTransaction, transaction::CatalogSavepoint},
     error::{PgError, SqlState},
     parse::{self, Parsed},
-    statement::{Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus},
+    statement::{CommitShield, Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus, Shielded},
 };
 
 /// One connection's SQL state.
@@ -51,6 +51,8 @@ pub(crate) struct Session {
     /// What functions see of this session while a plan runs.
     pub functions: Arc<SessionHandle>,
     pub user: String,
+    /// Tells the wire when a statement must not be dropped.
+    pub shield: Arc<CommitShield>,
 }
 
 /// What ROLLBACK TO SAVEPOINT restores besides rows.
@@ -92,6 +94,7 @@ impl Session {
             deallocated: Vec::new(),
             named: BTreeMap::new(),
             user: user.to_owned(),
+            shield: Arc::default(),
         })
     }
 
@@ -100,6 +103,7 @@ impl Session {
     pub fn lend(&mut self, lent: &super::copy::Lent) -> Session {
         self.lent = Some(lent.clone());
         Session {
+            shield: self.shield.clone(),
             gateway: self.gateway.clone(),
             settings: self.settings.clone(),
             transaction: self.transaction.take(),
@@ -200,6 +204,7 @@ impl Session {
         }
         let ddl = self.ddl.take();
         let txn = transaction.id;
+        let _shield = self.shield.raise(Shielded::Yes);
         let committed = transaction.commit(&self.gateway.shards).await;
         let result = match (committed, ddl) {
             (Ok(()), Some(ddl)) => ddl.commit().await.map(drop),
@@ -435,6 +440,10 @@ impl SqlSession for Session {
 
     fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError> {
         self.functions.object_oid(ty, name)
+    }
+
+    fn shield(&self) -> Arc<CommitShield> {
+        self.shield.clone()
     }
 
     fn cursor_columns(&self, name: &str) -> Option<Arc<[cortex_planner::bind::OutputColumn]>> {

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicI32, AtomicU8, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -21,7 +21,14 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 
 use super::framing::Wire;
-use crate::error::{PgError, SqlState};
+use crate::{
+    error::{PgError, SqlState},
+    statement::{CommitShield, Shielded},
+};
+
+/// How long a write that may be committing is waited for after it was interrupted: many times an fsync, and still short for
+/// somebody who cancels a statement that waits for a lock.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A statement shall end.
 const CANCEL: u8 = 1;
@@ -137,12 +144,13 @@ impl Drop for Registration {
 /// Runs futures of statements next to everything that may end them.
 pub(crate) struct Guard {
     signal: Arc<Signal>,
+    shield: Arc<CommitShield>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guard {
-    pub(crate) fn new(signal: Arc<Signal>) -> Guard {
-        Guard { signal, deadline: None }
+    pub(crate) fn new(signal: Arc<Signal>, shield: Arc<CommitShield>) -> Guard {
+        Guard { signal, shield, deadline: None }
     }
 
     /// A statement begins: `statement_timeout` counts from here.
@@ -150,21 +158,33 @@ impl Guard {
         self.deadline = timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
     }
 
-    /// The statement's result, or the error that ended it.
+    /// The statement's result, or the error that ended it. A statement that is committing is not dropped: its outcome counts,
+    /// whatever interrupted it.
     pub(crate) async fn run<T>(
         &mut self,
         wire: &mut Wire,
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, PgError> {
         let mut work = pin!(work);
+        let mut interruption: Option<Interruption> = None;
         std::future::poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(done);
             }
-            if let Some(error) = self.interrupted(cx) {
-                return Poll::Ready(Err(error));
+            if interruption.is_none() {
+                let error = match self.interrupted(cx) {
+                    Some(error) => error,
+                    None => {
+                        ready!(wire.poll_closed(cx));
+                        client_gone()
+                    }
+                };
+                interruption = Some(Interruption { error, patience: None });
             }
-            wire.poll_closed(cx).map(|()| Err(client_gone()))
+            match &mut interruption {
+                Some(interruption) => interruption.poll_drop(&self.shield, cx).map(Err),
+                None => Poll::Pending,
+            }
         })
         .await
     }
@@ -224,6 +244,28 @@ impl Guard {
             ));
         }
         None
+    }
+}
+
+/// Something wants a statement to end, and the statement may be about to commit.
+struct Interruption {
+    error: PgError,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Interruption {
+    /// Ready with the error once the statement may be dropped.
+    fn poll_drop(&mut self, shield: &CommitShield, cx: &mut Context<'_>) -> Poll<PgError> {
+        match shield.state() {
+            Shielded::No => {}
+            Shielded::Maybe => {
+                let patience =
+                    self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+                ready!(patience.as_mut().poll(cx));
+            }
+            Shielded::Yes => return Poll::Pending,
+        }
+        Poll::Ready(self.error.clone())
     }
 }
 

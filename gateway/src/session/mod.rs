@@ -128,7 +128,7 @@ async fn serve(wire: &mut Wire, peer: IpAddr, shared: &Arc<Shared>) -> Result<()
     let signal = registration.signal.clone();
     let mut session = Session {
         wire: std::mem::replace(wire, Wire::new(Stream::Closed)),
-        guard: Guard::new(signal.clone()),
+        guard: Guard::new(signal.clone(), sql.shield()),
         signal,
         sql,
         statements: Named::statements(),

@@ -263,6 +263,19 @@ fn a_cancel_request_needs_the_secret() {
 }
 
 #[test]
+fn a_commit_is_not_interrupted() {
+    let server = TestServer::start();
+    let mut client = server.session();
+    client.query("timeout 20");
+    client.until_ready();
+    client.query("durable 900");
+    assert_eq!(client.kinds_until_ready(), "CZ");
+    client.query("locked");
+    client.expect_error("57014");
+    assert_eq!(server.counters.dropped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_client_that_goes_takes_its_query_along() {
     let server = TestServer::start();
     let mut client = server.session();

@@ -18,8 +18,8 @@ use cortex_gateway::{
     error::{PgError, SqlState},
     session::auth::scram_verifier,
     statement::{
-        CopyShape, CopySink, Execution, LoginRole, Notice, ParsedStatement, Prepared, RowSource,
-        RowsTag, SqlService, SqlSession, TransactionStatus,
+        CommitShield, CopyShape, CopySink, Execution, LoginRole, Notice, ParsedStatement, Prepared,
+        RowSource, RowsTag, Shielded, SqlService, SqlSession, TransactionStatus,
     },
 };
 use cortex_planner::bind::OutputColumn;
@@ -75,6 +75,7 @@ impl SqlService for Script {
             notices: Vec::new(),
             changes,
             commit_fails: false,
+            shield: Arc::default(),
         }))
     }
 }
@@ -86,6 +87,7 @@ struct ScriptSession {
     notices: Vec<Notice>,
     changes: Vec<(String, String)>,
     commit_fails: bool,
+    shield: Arc<CommitShield>,
 }
 
 /// Counts when it is dropped before its work is done.
@@ -199,6 +201,17 @@ impl SqlSession for ScriptSession {
                 unfinished.1 = true;
                 Execution::Command("SLEEP".into())
             }
+            // A commit that takes n milliseconds; a write that waits for a lock.
+            "durable" => {
+                let _shield = self.shield.raise(Shielded::Yes);
+                tokio::time::sleep(Duration::from_millis(n as u64)).await;
+                Execution::Command("INSERT 0 1".into())
+            }
+            "locked" => {
+                let _unfinished = Unfinished(self.counters.clone(), false);
+                let _shield = self.shield.raise(Shielded::Maybe);
+                std::future::pending().await
+            }
             "timeout" => {
                 self.timeout = (n > 0).then(|| Duration::from_millis(n as u64));
                 self.changes.push(("statement_timeout".into(), n.to_string()));
@@ -272,6 +285,10 @@ impl SqlSession for ScriptSession {
 
     fn object_oid(&self, _: SqlType, _: &str) -> Result<u32, PgError> {
         Err(PgError::new(SqlState::UNDEFINED_TABLE, "no such object"))
+    }
+
+    fn shield(&self) -> Arc<CommitShield> {
+        self.shield.clone()
     }
 
     fn cursor_columns(&self, _: &str) -> Option<Arc<[OutputColumn]>> {

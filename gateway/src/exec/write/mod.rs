@@ -28,7 +28,7 @@ use cortex_shard_api::{
 use super::session::Session;
 use crate::{
     error::{PgError, SqlState},
-    statement::{Execution, RowSource, RowsTag},
+    statement::{Execution, RowSource, RowsTag, Shielded},
 };
 
 /// How often a statement runs again because rows changed under it. Each round waits for a lock holder to finish, so
@@ -162,7 +162,9 @@ impl Session {
             commit,
             returning,
         };
-        let result = self.gateway.shards.get(shard)?.write(request).await;
+        let client = self.gateway.shards.get(shard)?;
+        let _shield = commit.then(|| self.shield.raise(Shielded::Maybe));
+        let result = client.write(request).await;
         result.map_err(|error| self.lock_error(shard, &context, error))
     }
 
