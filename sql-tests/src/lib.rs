@@ -1,1 +1,20 @@
-//! Placeholder while dependencies build.
+//! The SQL test kit: a small wire client, servers to talk to, and the sqllogictest glue.
+//!
+//! Lives here: what the test binary in `tests/it` and `cargo xtask` share. Not here: the cases (`slt/`), and anything that
+//! knows the inside of CortexDB; the database is a process that is reached over its port, as a user reaches it.
+
+/// A blocking wire client that shows what really travelled: codes, OIDs, formats, notices.
+pub mod client;
+
+/// `cortexdb` as a process of its own on a free port.
+pub mod server;
+
+/// The PostgreSQL that answers are compared with.
+pub mod postgres;
+
+/// sqllogictest over the client, and the rewriting of expectations.
+pub mod slt;
+
+
+pub use client::{Client, ClientError, Reply};
+pub use server::CortexServer;

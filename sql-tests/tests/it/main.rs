@@ -1,0 +1,3 @@
+//! The SQL tests: one binary, because each would link the same crates again.
+
+mod matrix;
