@@ -15,6 +15,5 @@ pub mod postgres;
 /// sqllogictest over the client, and the rewriting of expectations.
 pub mod slt;
 
-
 pub use client::{Client, ClientError, Reply};
 pub use server::CortexServer;

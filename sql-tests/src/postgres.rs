@@ -28,8 +28,9 @@ impl Postgres {
     /// `None`, with a message, where there is no PostgreSQL.
     pub fn find() -> Result<Option<Self>> {
         if let Ok(url) = std::env::var("CORTEX_TEST_PG") {
-            let target = Target::parse(&url)
-                .with_context(|| format!("CORTEX_TEST_PG is not postgres://user@host:port/db: {url}"))?;
+            let target = Target::parse(&url).with_context(|| {
+                format!("CORTEX_TEST_PG is not postgres://user@host:port/db: {url}")
+            })?;
             return Ok(Some(Self { target, process: None }));
         }
         let Some(bin) = bin_dir() else {
@@ -96,7 +97,8 @@ impl Drop for Postgres {
             // The postmaster's id stands in the first line of its lock file; SIGINT is its fast shutdown. `setpriv` has
             // replaced itself by the server, so the child's id is the same.
             let file = dir.path().join("data/postmaster.pid");
-            let pid = std::fs::read_to_string(file).ok().and_then(|s| s.lines().next().map(String::from));
+            let pid =
+                std::fs::read_to_string(file).ok().and_then(|s| s.lines().next().map(String::from));
             let pid = pid.unwrap_or_else(|| child.id().to_string());
             let _ = Command::new("kill").args(["-INT", &pid]).status();
             let _ = child.wait();
@@ -119,9 +121,10 @@ pub fn bin_dir() -> Option<PathBuf> {
     let packaged = versions.pop().map(|(_, path)| path);
     let in_path = std::env::var_os("PATH");
     let dirs = in_path.iter().flat_map(std::env::split_paths);
-    packaged.into_iter().chain(dirs).find(|dir| {
-        dir.join("initdb").exists() && dir.join("postgres").exists()
-    })
+    packaged
+        .into_iter()
+        .chain(dirs)
+        .find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists())
 }
 
 fn is_root() -> bool {

@@ -80,8 +80,7 @@ impl ColumnType for TypeLetter {
 
 #[expect(clippy::ptr_arg, reason = "the signature is sqllogictest's")]
 fn types_agree(actual: &Vec<TypeLetter>, expected: &Vec<TypeLetter>) -> bool {
-    actual.len() == expected.len()
-        && actual.iter().zip(expected).all(|(a, e)| a == e || e.0 == '?')
+    actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, e)| a == e || e.0 == '?')
 }
 
 /// How many tables a sharded run made, and how many of them became sharded.
@@ -154,7 +153,11 @@ fn output(reply: &Reply) -> DBOutput<TypeLetter> {
     }
     DBOutput::Rows {
         types: reply.columns.iter().map(|c| TypeLetter::of(c.oid)).collect(),
-        rows: reply.text().iter().map(|row| row.iter().map(|v| shown(v.as_deref())).collect()).collect(),
+        rows: reply
+            .text()
+            .iter()
+            .map(|row| row.iter().map(|v| shown(v.as_deref())).collect())
+            .collect(),
     }
 }
 
@@ -228,7 +231,8 @@ fn take_mark(conditions: &mut Vec<Condition>, case: &Case) -> bool {
     let before = conditions.len();
     conditions.retain(|condition| match condition {
         Condition::SkipIf { label } => {
-            case.engine != "cortexdb" || (label != case.engine && !case.labels.contains(&label.as_str()))
+            case.engine != "cortexdb"
+                || (label != case.engine && !case.labels.contains(&label.as_str()))
         }
         Condition::OnlyIf { .. } => true,
     });
@@ -254,7 +258,10 @@ pub fn unmark(path: &Path, lines: &[u32]) -> Result<()> {
     let mut out: Vec<&str> = Vec::new();
     for (i, line) in text.lines().enumerate() {
         if lines.contains(&(i as u32 + 1)) {
-            while out.last().is_some_and(|l| l.starts_with("skipif ") || l.starts_with("# Wrong today:")) {
+            while out
+                .last()
+                .is_some_and(|l| l.starts_with("skipif ") || l.starts_with("# Wrong today:"))
+            {
                 out.pop();
             }
         }
@@ -275,14 +282,17 @@ pub fn rewrite(path: &Path, case: &Case) -> Result<()> {
         if !out.is_empty() {
             out.push('\n');
         }
-        let is_head = |l: &str| l.starts_with('#') || l.starts_with("skipif ") || l.starts_with("onlyif ");
+        let is_head =
+            |l: &str| l.starts_with('#') || l.starts_with("skipif ") || l.starts_with("onlyif ");
         let lines: Vec<&str> = paragraph.lines().collect();
         let n_head = lines.iter().take_while(|l| is_head(l)).count();
         let (head, body) = lines.split_at(n_head);
         head.iter().try_for_each(|l| writeln!(out, "{l}"))?;
         let skipped = head.iter().any(|l| *l == "onlyif cortexdb" || *l == "skipif postgres");
         let Some(first) = body.first() else { continue };
-        if skipped || !["statement ", "query "].iter().any(|w| first.starts_with(w)) && is_control(first) {
+        if skipped
+            || !["statement ", "query "].iter().any(|w| first.starts_with(w)) && is_control(first)
+        {
             body.iter().try_for_each(|l| writeln!(out, "{l}"))?;
             continue;
         }

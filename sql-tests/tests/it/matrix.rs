@@ -176,7 +176,10 @@ fn report(runs: &[Run], compat: &[Run]) -> usize {
     }
     for (file, lines) in right_everywhere(runs) {
         if !lines.is_empty() {
-            println!("now right, CORTEX_SLT=unmark takes the marks off: {} {lines:?}", file.display());
+            println!(
+                "now right, CORTEX_SLT=unmark takes the marks off: {} {lines:?}",
+                file.display()
+            );
         }
     }
     let n_records: usize = runs.iter().map(|run| run.outcome.n_records).sum();
@@ -215,9 +218,9 @@ fn mark(runs: &[Run]) -> Result<()> {
     for (file, lines) in &mut wrong {
         for (line, (label, _)) in lines.iter_mut() {
             let failing = &labels[&(*file, *line)];
-            let shared = failing[0].iter().find(|l| {
-                failing.len() == 2 && failing.iter().all(|labels| labels.contains(l))
-            });
+            let shared = failing[0]
+                .iter()
+                .find(|l| failing.len() == 2 && failing.iter().all(|labels| labels.contains(l)));
             *label = shared.copied().unwrap_or("cortexdb").to_owned();
         }
         slt::mark(file, lines)?;
