@@ -11,17 +11,16 @@ use std::{
 use cortex_functions::session::SessionFunctions;
 use cortex_planner::catalog::{Catalog, Sequence, SystemRelations};
 use cortex_shard_api::{
-    Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind, client::SequenceState,
-    value::ValueSettings,
+    Datum, Oid, ShardId, SqlType, ValueError, ValueErrorKind, value::ValueSettings,
 };
 
 use super::{
     activity::Activity,
-    gateway::{DATABASE, Gateway},
+    gateway::Gateway,
     settings::{DEFINITIONS, Definition, Kind, Settings},
 };
 use crate::{
-    catalog::{ActivityRow, CatalogStore, SessionInfo, SettingRow, SystemCatalog},
+    catalog::{ActivityRow, CatalogStore, SessionInfo, SettingRow, SystemCatalog, functions},
     error::PgError,
 };
 
@@ -82,13 +81,21 @@ impl SessionHandle {
     }
 
     /// How `regclass` and its like print an OID.
-    pub fn object_name(&self, _ty: SqlType, _oid: u32) -> Option<String> {
-        None
+    pub fn object_name(&self, ty: SqlType, oid: u32) -> Option<String> {
+        let signature = format!("text({})", ty.catalog_name());
+        match functions::call(self, &signature, &[Datum::Oid(oid)]) {
+            Ok(Datum::Text(name)) => Some(name.into()),
+            _ => None,
+        }
     }
 
     /// How `regclass` and its like read a name.
     pub fn object_oid(&self, ty: SqlType, name: &str) -> Result<u32, PgError> {
-        Err(ValueError::invalid_text(ty.sql_name(), name).into())
+        let signature = format!("{}(text)", ty.catalog_name());
+        match functions::call(self, &signature, &[Datum::Text(name.into())])? {
+            Datum::Oid(oid) => Ok(oid),
+            _ => Err(ValueError::invalid_text(ty.sql_name(), name).into()),
+        }
     }
 
     /// DISCARD SEQUENCES.
@@ -110,128 +117,11 @@ impl SessionHandle {
         let catalog = self.state().catalog.clone();
         catalog.schemas.get(&sequence.schema).map_or(ShardId::HOME, |schema| schema.home)
     }
-
-    fn sequence(&self, argument: Option<&Datum>) -> Result<Arc<Sequence>, ValueError> {
-        let oid = match argument {
-            Some(Datum::Oid(oid)) => Oid(*oid),
-            _ => {
-                return Err(ValueError::new(
-                    ValueErrorKind::Internal,
-                    "a sequence's OID is wanted",
-                ));
-            }
-        };
-        let catalog = self.state().catalog.clone();
-        catalog.sequences.get(&oid).cloned().ok_or_else(|| {
-            ValueError::new(
-                ValueErrorKind::InvalidParameter,
-                format!("could not open sequence with OID {oid}"),
-            )
-        })
-    }
-
-    fn nextval(&self, sequence: &Sequence) -> Result<i64, ValueError> {
-        let client = self.client(sequence)?;
-        let values = futures::executor::block_on(client.sequence_next(&sequence.spec, 1));
-        let value = values.map_err(|error| sequence_error(sequence, &error.into()))?.first;
-        self.note_sequence_value(sequence.oid, value);
-        Ok(value)
-    }
-
-    fn setval(
-        &self,
-        sequence: &Sequence,
-        last_value: i64,
-        is_called: bool,
-    ) -> Result<i64, ValueError> {
-        let spec = &sequence.spec;
-        if !(spec.min..=spec.max).contains(&last_value) {
-            return Err(ValueError::new(
-                ValueErrorKind::OutOfRange,
-                format!(
-                    "setval: value {last_value} is out of bounds for sequence \"{}\" ({}..{})",
-                    sequence.name, spec.min, spec.max
-                ),
-            ));
-        }
-        let client = self.client(sequence)?;
-        let state = SequenceState { last_value, is_called };
-        futures::executor::block_on(client.sequence_set(spec, state))
-            .map_err(|error| sequence_error(sequence, &error.into()))?;
-        if is_called {
-            self.note_sequence_value(sequence.oid, last_value);
-        }
-        Ok(last_value)
-    }
-
-    fn client(
-        &self,
-        sequence: &Sequence,
-    ) -> Result<Arc<dyn cortex_shard_api::client::ShardClient>, ValueError> {
-        let shard = self.sequence_shard(sequence);
-        self.gateway.shards.get(shard).map_err(|error| sequence_error(sequence, &error))
-    }
-
-    fn currval(&self, sequence: &Sequence) -> Result<i64, ValueError> {
-        self.state().current_values.get(&sequence.oid).copied().ok_or_else(|| {
-            ValueError::new(
-                ValueErrorKind::InvalidParameter,
-                format!(
-                    "currval of sequence \"{}\" is not yet defined in this session",
-                    sequence.name
-                ),
-            )
-        })
-    }
-
-    fn lastval(&self) -> Result<i64, ValueError> {
-        let state = self.state();
-        let last = state.last_sequence.and_then(|oid| state.current_values.get(&oid));
-        last.copied().ok_or_else(|| {
-            ValueError::new(
-                ValueErrorKind::InvalidParameter,
-                "lastval is not yet defined in this session",
-            )
-        })
-    }
-}
-
-fn sequence_error(sequence: &Sequence, error: &PgError) -> ValueError {
-    let message =
-        error.message.replace("of sequence", &format!("of sequence \"{}\"", sequence.name));
-    ValueError::new(ValueErrorKind::OutOfRange, message)
-}
-
-fn text(value: impl Into<String>) -> Result<Datum, ValueError> {
-    Ok(Datum::Text(value.into().into_boxed_str()))
 }
 
 impl SessionFunctions for SessionHandle {
     fn call(&self, signature: &str, args: &[Datum]) -> Result<Datum, ValueError> {
-        let integer = |position: usize| match args.get(position) {
-            Some(Datum::Int8(value)) => *value,
-            _ => 0,
-        };
-        let name = signature.split('(').next().unwrap_or(signature);
-        match name {
-            "nextval" => self.nextval(&*self.sequence(args.first())?).map(Datum::Int8),
-            "currval" => self.currval(&*self.sequence(args.first())?).map(Datum::Int8),
-            "lastval" => self.lastval().map(Datum::Int8),
-            "setval" => {
-                let is_called = !matches!(args.get(2), Some(Datum::Bool(false)));
-                let sequence = self.sequence(args.first())?;
-                self.setval(&sequence, integer(1), is_called).map(Datum::Int8)
-            }
-            "current_user" | "session_user" | "user" | "current_role" | "getpgusername" => {
-                text(self.user.clone())
-            }
-            "current_database" | "current_catalog" => text(DATABASE),
-            "pg_backend_pid" => Ok(Datum::Int4(self.process_id)),
-            _ => Err(ValueError::new(
-                ValueErrorKind::Unsupported,
-                format!("function {signature} is not available here"),
-            )),
-        }
+        functions::call(self, signature, args)
     }
 }
 
