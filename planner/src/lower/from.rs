@@ -9,7 +9,7 @@ use cortex_shard_api::TypeMod;
 use datafusion::{
     common::{Column, JoinType, TableReference},
     datasource::provider_as_source,
-    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    logical_expr::{Expr as PlanExpr, LogicalPlan, LogicalPlanBuilder},
 };
 use sqlparser::{
     ast::{
@@ -59,11 +59,22 @@ pub(super) fn plan_alias(
     alias: &str,
 ) -> Result<Relational, PlanError> {
     let qualifier = binder.qualifier(alias);
-    // An alias wants distinct names below it; projections of ours have them.
-    let plan = LogicalPlanBuilder::from(relational.plan)
-        .alias(TableReference::bare(qualifier.clone()))
-        .and_then(|builder| builder.build())
-        .map_err(engine_error)?;
+    let reference = TableReference::bare(qualifier.clone());
+    let builder = LogicalPlanBuilder::from(relational.plan);
+    // Decorrelation loses columns behind an alias node, but not behind a projection.
+    let plan = match builder.plan().all_out_ref_exprs().is_empty() {
+        true => builder.alias(reference),
+        false => {
+            let columns = builder.schema().columns().into_iter().map(|column| {
+                let name = column.name.clone();
+                PlanExpr::Column(column).alias_qualified(Some(reference.clone()), name)
+            });
+            let columns: Vec<PlanExpr> = columns.collect();
+            builder.project(columns)
+        }
+    }
+    .and_then(|builder| builder.build())
+    .map_err(engine_error)?;
     let columns = relational
         .columns
         .into_iter()

@@ -34,6 +34,9 @@ mod query;
 /// Subqueries in expressions.
 mod subquery;
 
+/// Correlated subqueries that DataFusion cannot decorrelate.
+mod correlated;
+
 /// Typed expressions as DataFusion expressions.
 pub(crate) mod expr;
 

@@ -22,7 +22,9 @@ use datafusion::{
 use sqlparser::ast::{Expr as AstExpr, Query, Spanned};
 
 use super::{
-    Relational, engine_error,
+    Relational,
+    correlated::is_native,
+    engine_error,
     expr::{balanced, lower, lower_native_subquery, subquery_node},
     single_value::single_value,
 };
@@ -257,7 +259,18 @@ impl Binder<'_> {
         }
         let Kind::Subquery(subquery) = &expr.kind else { return Ok(plan) };
         match &subquery.kind {
-            SubqueryKind::Scalar | SubqueryKind::Array => Ok(plan),
+            SubqueryKind::Scalar | SubqueryKind::Array => {
+                if subquery.outer.is_empty() || is_native(&subquery.plan) {
+                    return Ok(plan);
+                }
+                match self.join_scalar(&plan, &subquery.plan)? {
+                    Some((joined, value)) => {
+                        expr.kind = Kind::Plan(value);
+                        Ok(joined)
+                    }
+                    None => Err(too_correlated().at(expr.position)),
+                }
+            }
             SubqueryKind::Exists => {
                 let inner = subquery.plan.as_ref().clone();
                 let (marked, mark) = self.mark_join(plan, inner, expr.position)?;

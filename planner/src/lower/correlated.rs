@@ -1,0 +1,202 @@
+//! Correlated scalar subqueries that DataFusion cannot decorrelate: those whose condition is more than equalities, and those
+//! that compute with the outer row.
+//!
+//! Before: a row of the outer plan, and a subquery `aggregate(rows where condition(outer, row))`.
+//! After: number the outer rows, join them with the rows (outer join on the condition, matches marked), aggregate by number
+//! over the marked rows. Costs a join and an aggregation of the outer plan, so it is the second choice.
+
+use std::collections::HashMap;
+
+use datafusion::{
+    common::{
+        Column, JoinType,
+        tree_node::{Transformed, TransformedResult, TreeNode},
+    },
+    logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit},
+    optimizer::decorrelate::PullUpCorrelatedExpr,
+};
+
+use super::{engine_error, expr::balanced, select::row_number};
+use crate::{PlanError, bind::Binder};
+
+/// Whether DataFusion makes a join of this correlated subquery by itself.
+pub(super) fn is_native(plan: &LogicalPlan) -> bool {
+    let mut pull_up = PullUpCorrelatedExpr::new().with_need_handle_count_bug(true);
+    match plan.clone().rewrite(&mut pull_up).data() {
+        Ok(plan) => pull_up.can_pull_up && plan.all_out_ref_exprs().is_empty(),
+        Err(_) => false,
+    }
+}
+
+impl Binder<'_> {
+    /// The outer plan with the subquery's value for each row beside it; `None` where it has another shape.
+    pub(super) fn join_scalar(
+        &mut self,
+        outer: &LogicalPlan,
+        subquery: &LogicalPlan,
+    ) -> Result<Option<(LogicalPlan, Expr)>, PlanError> {
+        let Some((value, aggregate)) = take_aggregate(subquery)? else { return Ok(None) };
+        let (input, substitutions) = take_projections(&aggregate.input)?;
+        let mut pull_up = PullUpCorrelatedExpr::new();
+        let rows = input.rewrite(&mut pull_up).data().map_err(engine_error)?;
+        if !pull_up.can_pull_up || !rows.all_out_ref_exprs().is_empty() {
+            return Ok(None);
+        }
+        // The rows under names that nothing else has, each marked.
+        let mut names = HashMap::new();
+        let mut projection = Vec::new();
+        for column in rows.schema().columns() {
+            let name = self.fresh("row");
+            projection.push(Expr::Column(column.clone()).alias(&name));
+            names.insert(column, Column::from_name(name));
+        }
+        let matched = self.fresh("matched");
+        projection.push(lit(true).alias(&matched));
+        let rows = LogicalPlanBuilder::from(rows)
+            .project(projection)
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        // The outer rows, numbered.
+        let columns = outer.schema().columns();
+        let number = row_number(Vec::new(), Vec::new());
+        let number_column = Column::from_name(number.schema_name().to_string());
+        let own_number = self.fresh("outer");
+        let mut projection: Vec<Expr> = columns.iter().cloned().map(Expr::Column).collect();
+        projection.push(Expr::Column(number_column).alias(&own_number));
+        let numbered = LogicalPlanBuilder::window_plan(outer.clone(), [number])
+            .and_then(|plan| LogicalPlanBuilder::from(plan).project(projection))
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let condition = pull_up
+            .join_filters
+            .into_iter()
+            .map(|filter| rename(filter, &names))
+            .collect::<Result<Vec<_>, _>>()?;
+        let joined = LogicalPlanBuilder::from(numbered)
+            .join_on(rows, JoinType::Left, Some(balanced(Operator::And, condition)))
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let mut parts = Vec::new();
+        let mut results = HashMap::new();
+        for (expr, column) in aggregate.aggr_expr.iter().zip(aggregate.schema.columns()) {
+            let call = substitute(expr.clone().unalias(), &substitutions)?;
+            let call = rename(outer_to_plain(call)?, &names)?;
+            let Some(call) = only_matched(call, &matched) else { return Ok(None) };
+            let name = self.fresh("value");
+            parts.push(call.alias(&name));
+            results.insert(column, Column::from_name(name));
+        }
+        let mut groups = vec![Expr::Column(Column::from_name(&own_number))];
+        groups.extend(columns.into_iter().map(Expr::Column));
+        let plan = LogicalPlanBuilder::from(joined)
+            .aggregate(groups, parts)
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let value = outer_to_plain(rename(value, &results)?)?;
+        Ok(Some((plan, value)))
+    }
+}
+
+/// The aggregation without groups that yields the subquery's row, and the value over its columns.
+fn take_aggregate(plan: &LogicalPlan) -> Result<Option<(Expr, Aggregate)>, PlanError> {
+    let mut value: Option<Expr> = None;
+    let mut plan = plan;
+    loop {
+        match plan {
+            LogicalPlan::Projection(projection) => {
+                let exprs = projected(&projection.expr, &projection.schema.columns());
+                value = match (value, projection.expr.as_slice()) {
+                    (Some(value), _) => Some(substitute(value, &exprs)?),
+                    (None, [only]) => Some(only.clone().unalias()),
+                    (None, _) => return Ok(None),
+                };
+                plan = &projection.input;
+            }
+            LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
+                let value = match (value, aggregate.schema.columns().as_slice()) {
+                    (Some(value), _) => value,
+                    (None, [only]) => Expr::Column(only.clone()),
+                    (None, _) => return Ok(None),
+                };
+                return Ok(Some((value, aggregate.clone())));
+            }
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// The plan below the projections at its top, and what their columns are in terms of it.
+fn take_projections(plan: &LogicalPlan) -> Result<(LogicalPlan, HashMap<Column, Expr>), PlanError> {
+    let mut map: Option<HashMap<Column, Expr>> = None;
+    let mut plan = plan;
+    while let LogicalPlan::Projection(projection) = plan {
+        let below = projected(&projection.expr, &projection.schema.columns());
+        map = Some(match map {
+            None => below,
+            Some(above) => above
+                .into_iter()
+                .map(|(column, expr)| Ok((column, substitute(expr, &below)?)))
+                .collect::<Result<_, PlanError>>()?,
+        });
+        plan = &projection.input;
+    }
+    Ok((plan.clone(), map.unwrap_or_default()))
+}
+
+fn projected(exprs: &[Expr], columns: &[Column]) -> HashMap<Column, Expr> {
+    columns.iter().cloned().zip(exprs.iter().map(|expr| expr.clone().unalias())).collect()
+}
+
+fn substitute(expr: Expr, map: &HashMap<Column, Expr>) -> Result<Expr, PlanError> {
+    if map.is_empty() {
+        return Ok(expr);
+    }
+    expr.transform_up(|expr| {
+        Ok(match &expr {
+            Expr::Column(column) => match map.get(column) {
+                Some(inner) => Transformed::yes(inner.clone()),
+                None => Transformed::no(expr),
+            },
+            _ => Transformed::no(expr),
+        })
+    })
+    .data()
+    .map_err(engine_error)
+}
+
+fn rename(expr: Expr, names: &HashMap<Column, Column>) -> Result<Expr, PlanError> {
+    expr.transform_up(|expr| {
+        Ok(match &expr {
+            Expr::Column(column) => match names.get(column) {
+                Some(name) => Transformed::yes(Expr::Column(name.clone())),
+                None => Transformed::no(expr),
+            },
+            _ => Transformed::no(expr),
+        })
+    })
+    .data()
+    .map_err(engine_error)
+}
+
+/// Above the join the outer row is a row like any other.
+fn outer_to_plain(expr: Expr) -> Result<Expr, PlanError> {
+    expr.transform_up(|expr| {
+        Ok(match expr {
+            Expr::OuterReferenceColumn(_, column) => Transformed::yes(Expr::Column(column)),
+            other => Transformed::no(other),
+        })
+    })
+    .data()
+    .map_err(engine_error)
+}
+
+/// The aggregate over matched rows only; `None` if it is no aggregate.
+fn only_matched(expr: Expr, matched: &str) -> Option<Expr> {
+    let Expr::AggregateFunction(mut call) = expr else { return None };
+    let is_matched = Expr::Column(Column::from_name(matched));
+    call.params.filter = Some(Box::new(match call.params.filter.take() {
+        Some(filter) => balanced(Operator::And, vec![is_matched, *filter]),
+        None => is_matched,
+    }));
+    Some(Expr::AggregateFunction(call))
+}
