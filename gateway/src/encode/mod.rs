@@ -201,8 +201,9 @@ fn copy_response(out: &mut Vec<u8>, kind: u8, shape: CopyShape) {
     });
 }
 
-pub(crate) fn copy_data(out: &mut Vec<u8>, data: &[u8]) {
-    message(out, b'd', |out| out.extend_from_slice(data));
+/// One CopyData of these parts.
+pub(crate) fn copy_data(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    message(out, b'd', |out| parts.iter().for_each(|part| out.extend_from_slice(part)));
 }
 
 fn field(out: &mut Vec<u8>, code: u8, value: &str) {

@@ -108,14 +108,23 @@ impl Session {
     ) -> Result<u64, PgError> {
         encode::copy_out(&mut self.wire.out, shape);
         let mut n_rows = 0;
+        // The header of a binary COPY goes out in one message with what follows, as clients that read row by row expect.
+        let mut header = Bytes::new();
         loop {
             let next = async { data.next().await.transpose() };
             let Some((bytes, rows)) = self.guard.run(&mut self.wire, next).await? else { break };
-            encode::copy_data(&mut self.wire.out, &bytes);
+            if shape.binary && n_rows == 0 && rows == 0 && header.is_empty() {
+                header = bytes;
+                continue;
+            }
+            encode::copy_data(&mut self.wire.out, &[&std::mem::take(&mut header), &bytes]);
             n_rows += rows;
             if self.wire.should_flush() {
                 self.guard.flush(&mut self.wire).await?;
             }
+        }
+        if !header.is_empty() {
+            encode::copy_data(&mut self.wire.out, &[&header]);
         }
         encode::bare(&mut self.wire.out, Bare::CopyDone);
         Ok(n_rows)
