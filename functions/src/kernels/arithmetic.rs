@@ -97,15 +97,15 @@ fn subtract(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
 
 fn multiply(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let result = apply(call, args, i64::checked_mul, |l, r| l * r, Numeric::mul)?;
-    let underflow = match &result {
-        Datum::Float4(value) => *value == 0.0 && float(&args[0])? != 0.0 && float(&args[1])? != 0.0,
-        Datum::Float8(value) => *value == 0.0 && float(&args[0])? != 0.0 && float(&args[1])? != 0.0,
-        _ => false,
-    };
-    if underflow {
-        return error(ValueErrorKind::OutOfRange, "value out of range: underflow");
+    let zero = |value: &Datum| float(value).is_ok_and(|value| value == 0.0);
+    if zero(&result) && !zero(&args[0]) && !zero(&args[1]) {
+        return underflow();
     }
     Ok(result)
+}
+
+fn underflow<T>() -> Result<T> {
+    error(ValueErrorKind::OutOfRange, "value out of range: underflow")
 }
 
 fn divide(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
@@ -118,7 +118,15 @@ fn divide(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     if zero {
         return Err(ValueError::division_by_zero());
     }
-    apply(call, args, i64::checked_div, |l, r| l / r, Numeric::div)
+    let result = apply(call, args, i64::checked_div, |l, r| l / r, Numeric::div)?;
+    if let Datum::Float4(_) | Datum::Float8(_) = result
+        && float(&result)? == 0.0
+        && float(&args[0])? != 0.0
+        && float(&args[1])?.is_finite()
+    {
+        return underflow();
+    }
+    Ok(result)
 }
 
 fn remainder(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {

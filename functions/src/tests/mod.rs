@@ -3,3 +3,4 @@
 mod aggregates;
 mod answers;
 mod expression;
+mod vectorized;
