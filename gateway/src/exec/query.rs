@@ -61,7 +61,9 @@ impl QueryRun {
         eval_context::install(config.options_mut(), eval);
         config.set_extension(context.clone());
         let runtime = operators::runtime(settings.query_memory()).map_err(query_error)?;
-        let state = operators::session_state(config, runtime);
+        let mut state = operators::session_state(config, runtime);
+        // Hands the configuration, and with it the session, to every function of the physical plan.
+        state.mark_start_execution();
         Ok(QueryRun { context, state, queries: gateway.queries.clone() })
     }
 
