@@ -24,7 +24,7 @@ use datafusion::{
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use super::{gateway::Gateway, plan::QueryPlan, session::Session, settings::Settings};
@@ -202,11 +202,6 @@ pub(crate) async fn collect(
         collected.push(batch);
     }
     Ok(collected)
-}
-
-/// No rows at all.
-pub(crate) fn no_batches() -> Batches {
-    Box::pin(stream::empty())
 }
 
 /// DataFusion's error as ours.

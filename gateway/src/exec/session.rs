@@ -27,7 +27,10 @@ use crate::{
     catalog::{CatalogTransaction, transaction::CatalogSavepoint},
     error::{PgError, SqlState},
     parse::{self, Parsed},
-    statement::{CommitShield, Execution, Notice, ParsedStatement, Prepared, SqlSession, TransactionStatus, Shielded},
+    statement::{
+        CommitShield, Execution, Notice, ParsedStatement, Prepared, Shielded, SqlSession,
+        TransactionStatus,
+    },
 };
 
 /// One connection's SQL state.
@@ -264,21 +267,10 @@ impl Session {
         ))
     }
 
-    pub fn notice(&mut self, code: &'static str, message: impl Into<String>) {
-        self.push_notice("NOTICE", code, message.into());
-    }
-
+    /// A WARNING, unless the client asked not to see them.
     pub fn warning(&mut self, code: &'static str, message: impl Into<String>) {
-        self.push_notice("WARNING", code, message.into());
-    }
-
-    fn push_notice(&mut self, severity: &'static str, code: &'static str, message: String) {
-        let level = self.settings.get("client_min_messages").unwrap_or_default();
-        let hidden = match severity {
-            "NOTICE" => matches!(level.as_str(), "warning" | "error"),
-            _ => level == "error",
-        };
-        if !hidden {
+        if self.settings.get("client_min_messages").as_deref() != Some("error") {
+            let (severity, message) = ("WARNING", message.into());
             self.notices.push(Notice { severity, code, message, detail: None, hint: None });
         }
     }

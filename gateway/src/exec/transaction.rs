@@ -6,10 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cortex_shard_api::{
-    ShardError, ShardId, TxnId,
-    client::{RequestContext, ShardClient},
-};
+use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use futures::future::join_all;
 
 use super::gateway::Shards;
@@ -63,11 +60,6 @@ impl Transaction {
         self.mark
     }
 
-    /// Whether the transaction wrote or locked on this shard.
-    pub fn touches(&self, shard: ShardId) -> bool {
-        self.touched.contains(&shard)
-    }
-
     /// Whether it wrote or locked anywhere else.
     pub fn touches_another(&self, shard: ShardId) -> bool {
         self.touched.iter().any(|touched| *touched != shard)
@@ -80,12 +72,6 @@ impl Transaction {
 
     pub fn touched(&self) -> &BTreeSet<ShardId> {
         &self.touched
-    }
-
-    /// For a read: only a shard that the transaction wrote on needs to know of it.
-    pub fn read_context(&self, base: &RequestContext, shard: ShardId) -> RequestContext {
-        let txn = self.touches(shard).then_some(self.id);
-        RequestContext { txn, mark: self.mark, ..base.clone() }
     }
 
     /// SAVEPOINT name; returns the mark that the name stands for.
