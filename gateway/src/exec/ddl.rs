@@ -9,7 +9,8 @@ use cortex_planner::{
         Binder,
         ddl::{
             DdlCommand,
-            plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement},
+            ColumnDefinition,
+            plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement, table_for_query},
         },
         ddl_binder::StatementBinder,
         write::{BoundConflict, BoundInsert, BoundWrite, InsertSource},
@@ -44,7 +45,8 @@ impl Session {
         sql: &Arc<str>,
     ) -> Result<Execution, PgError> {
         self.refuse_in_read_only(command.tag())?;
-        let outcome = self.change_schema(command).await?;
+        let with_columns = self.with_query_columns(command, sql)?;
+        let outcome = self.change_schema(with_columns.as_ref().unwrap_or(command)).await?;
         self.notices.extend(outcome.notices);
         if let (DdlCommand::CreateTable(table), Some(created)) = (command, outcome.created)
             && let Some(query) = &table.as_query
@@ -53,6 +55,24 @@ impl Session {
             return self.fill_table(created, &query.query, sql).await;
         }
         Ok(Execution::Command(outcome.tag.to_owned()))
+    }
+
+    /// CREATE TABLE AS with the columns of its query; `None` for other commands.
+    fn with_query_columns(
+        &self,
+        command: &DdlCommand,
+        sql: &Arc<str>,
+    ) -> Result<Option<DdlCommand>, PgError> {
+        let DdlCommand::CreateTable(table) = command else { return Ok(None) };
+        let Some(query) = &table.as_query else { return Ok(None) };
+        let namespace = self.namespace();
+        let settings = self.eval_context().settings;
+        let mut binder = Binder::new(&namespace, &settings, sql.clone(), Vec::new());
+        let bound = binder.bind_query(&query.query)?;
+        let columns = bound.columns.iter();
+        let columns = columns.map(|column| ColumnDefinition::plain(&column.name, column.ty));
+        let table = table_for_query(table, columns.collect())?;
+        Ok(Some(DdlCommand::CreateTable(Box::new(table))))
     }
 
     /// One command inside the session's transaction.

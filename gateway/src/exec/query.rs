@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 use cortex_functions::session::{self as eval_context, EvalContext};
 use cortex_planner::{
     bind::parameters::param_values,
+    lower::optimizer::verify,
     operators::{self, Failure, StatementContext, find_error},
 };
 use cortex_shard_api::{Datum, SqlType, client::RequestContext};
@@ -161,6 +162,7 @@ pub(crate) async fn physical_plan(
         Some(plan) => plan.clone(),
         None => {
             let plan = run.state.optimize(&query.bound.plan).map_err(query_error)?;
+            verify(&query.bound.plan, &plan)?;
             query.optimized.get_or_init(|| plan).clone()
         }
     };
