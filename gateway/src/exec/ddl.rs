@@ -8,8 +8,7 @@ use cortex_planner::{
     bind::{
         Binder,
         ddl::{
-            DdlCommand,
-            ColumnDefinition,
+            ColumnDefinition, DdlCommand,
             plan::{DdlEnvironment, DefaultShardBy, SchemaPlacement, table_for_query},
         },
         ddl_binder::StatementBinder,
