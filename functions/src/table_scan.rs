@@ -16,7 +16,10 @@ use cortex_shard_api::{
     client::{ScanSource, ScanSpec},
 };
 use datafusion::{
-    common::{internal_datafusion_err, internal_err, tree_node::TreeNodeRecursion},
+    common::{
+        Statistics, internal_datafusion_err, internal_err, stats::Precision,
+        tree_node::TreeNodeRecursion,
+    },
     error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr},
@@ -26,6 +29,7 @@ use datafusion::{
         coop::make_cooperative,
         execution_plan::{Boundedness, EmissionType, SchedulingType},
         metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        statistics::StatisticsArgs,
         stream::RecordBatchStreamAdapter,
     },
 };
@@ -53,6 +57,8 @@ pub struct TableScanExec {
     partitions: Vec<ScanPartition>,
     replicas: Arc<[ShardId]>,
     ordering: Option<LexOrdering>,
+    /// About how many rows all partitions yield together.
+    rows: Option<usize>,
     /// What EXPLAIN says, made by the planner: opaque here.
     note: Arc<dyn Any + Send + Sync>,
     properties: Arc<PlanProperties>,
@@ -73,6 +79,7 @@ impl TableScanExec {
             partitions,
             replicas: Arc::from([]),
             ordering,
+            rows: None,
             note,
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
@@ -82,6 +89,12 @@ impl TableScanExec {
     /// The same scan, of a table of which each of these shards has a whole copy.
     pub fn with_replicas(mut self, replicas: Vec<ShardId>) -> TableScanExec {
         self.replicas = replicas.into();
+        self
+    }
+
+    /// The same scan, expected to yield about so many rows: what the order of joins is chosen by.
+    pub fn with_rows(mut self, rows: Option<usize>) -> TableScanExec {
+        self.rows = rows;
         self
     }
 
@@ -213,6 +226,20 @@ impl ExecutionPlan for TableScanExec {
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        _inputs: &[Arc<Statistics>],
+        args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let mut statistics = Statistics::new_unknown(&self.schema);
+        if let Some(rows) = self.rows {
+            let n_partitions =
+                if args.partition().is_some() { self.partitions.len().max(1) } else { 1 };
+            statistics.num_rows = Precision::Inexact(rows.div_ceil(n_partitions));
+        }
+        Ok(Arc::new(statistics))
     }
 }
 

@@ -170,7 +170,7 @@ fn constant(value: &ScalarValue) -> String {
     };
     let mut text = String::new();
     text::format(&datum, ty, &ValueSettings::default(), &mut text);
-    if ty.is_number() || ty == SqlType::Bool {
+    if ty.is_number() || ty.is_oid_like() || ty == SqlType::Bool {
         text
     } else {
         format!("'{}'", text.replace('\'', "''"))

@@ -28,7 +28,7 @@ use datafusion::{
         record_batch::{RecordBatch, RecordBatchOptions},
     },
     common::{
-        internal_datafusion_err, internal_err,
+        Statistics, internal_datafusion_err, internal_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::{DataFusionError, Result},
@@ -40,6 +40,7 @@ use datafusion::{
         coop::make_cooperative,
         execution_plan::SchedulingType,
         metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time},
+        statistics::{StatisticsArgs, StatisticsContext},
         stream::RecordBatchStreamAdapter,
     },
 };
@@ -244,6 +245,14 @@ impl ExecutionPlan for ShardFragmentExec {
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        _inputs: &[Arc<Statistics>],
+        args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        StatisticsContext::new().compute(self.fragment.as_ref(), args)
     }
 
     fn supports_limit_pushdown(&self) -> bool {

@@ -26,7 +26,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, empty::EmptyExec, projection::ProjectionExec},
 };
 
-use super::ShardFragmentExec;
+use super::{ShardFragmentExec, StatementContext};
 use crate::{
     catalog,
     route::{self, Path, Route},
@@ -129,12 +129,42 @@ impl TableProvider for ShardedTable {
             .collect();
         let ordering = key_ordering(&self.table.descriptor, &route, &shape);
         let replicas = route.replicas.clone();
+        let rows = expected_rows(state, &self.table.descriptor, &route).await;
         let note = Arc::new(ScanNote { route, filters: filters.len() });
         let scan = TableScanExec::new(shape.schema.clone(), partitions, ordering, note)
-            .with_replicas(replicas);
+            .with_replicas(replicas)
+            .with_rows(rows);
         let shards = scan.partitions().iter().map(|partition| partition.shard).collect();
         let fragment = reordered(Arc::new(scan), &shape.reorder)?;
         Ok(Arc::new(ShardFragmentExec::try_new(fragment, shards)?))
+    }
+}
+
+/// One in so many rows is expected in a key range or behind an index entry, for want of anything better.
+const ROWS_PER_HIT: usize = 20;
+
+/// About how many rows the route visits, by the shards' own counts. `None` while planning without shards: nothing but the order
+/// of joins depends on it, so an unreachable shard is not an error yet.
+async fn expected_rows(
+    state: &dyn Session,
+    table: &TableDescriptor,
+    route: &Route,
+) -> Option<usize> {
+    if let Path::KeyPoints(n) = route.path {
+        return Some(n);
+    }
+    let statement = state.config().get_extension::<StatementContext>()?;
+    let mut rows: u64 = 0;
+    for scan in &route.scans {
+        let client = statement.client(scan.shard).ok()?;
+        rows += client.storage_stats(table.storage).await.ok()?.rows;
+    }
+    let rows = usize::try_from(rows).ok()?;
+    match route.path {
+        Path::Full | Path::Slots(_) => Some(rows),
+        Path::Empty => Some(0),
+        Path::KeyPoints(n) => Some(n),
+        Path::KeyRanges | Path::Index { .. } => Some(rows.div_ceil(ROWS_PER_HIT)),
     }
 }
 

@@ -256,8 +256,10 @@ impl ShardClient for FakeShard {
         self.refuse()
     }
 
-    async fn storage_stats(&self, _storage: StorageId) -> Result<StorageStats, ShardError> {
-        self.refuse()
+    async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError> {
+        let prefix = key::storage_prefix(storage);
+        let rows = self.keys.0.keys().filter(|key| key.starts_with(&prefix)).count() as u64;
+        Ok(StorageStats { rows, bytes: 0 })
     }
 
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
