@@ -58,11 +58,14 @@ fn namespace(tables: Arc<Tables>) -> Namespace {
     }
 }
 
+/// A table's name, columns and rows.
+type Shape = (String, Vec<(String, TypeMod)>, Vec<Vec<Datum>>);
+
 /// Reads `CREATE TABLE` and `INSERT ... VALUES`.
 fn load() -> Arc<Tables> {
     let settings = settings();
     let empty = namespace(Arc::new(Tables::default()));
-    let mut shapes: Vec<(String, Vec<(String, TypeMod)>, Vec<Vec<Datum>>)> = Vec::new();
+    let mut shapes: Vec<Shape> = Vec::new();
     let statements = Parser::parse_sql(&PostgreSqlDialect {}, DATA).expect("data.sql parses");
     for statement in statements {
         match statement {

@@ -53,7 +53,7 @@ impl Binder<'_> {
             Clause::Check => "CHECK",
             other => other.name(),
         };
-        self.to_boolean(bound, name)
+        self.condition(bound, name)
     }
 
     /// Binds the value of a column: DEFAULT, SET, VALUES of an INSERT. Cast as assignments are; 42804 where there is no such cast.
@@ -330,7 +330,7 @@ impl Binder<'_> {
                 term => {
                     let bound = self.bind_expr(term, scope, clause)?;
                     let name = if *op == BinaryOperator::And { "AND" } else { "OR" };
-                    terms.push(self.to_boolean(bound, name)?);
+                    terms.push(self.condition(bound, name)?);
                 }
             }
         }
@@ -345,9 +345,18 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         let start = self.start(arg);
+        // A sign binds tighter than ^ in Postgres, and looser in the parser: -2 ^ 2 is 4.
+        if matches!(op, UnaryOperator::Minus | UnaryOperator::Plus)
+            && let Expr::BinaryOp { left, op: power @ BinaryOperator::PGExp, right } = arg
+        {
+            let left = self.deeper(|binder| binder.bind_unary(op, left, scope, clause))?;
+            let right = self.bind_expr(right, scope, clause)?;
+            let power = super::operators::operator_name(power);
+            return self.binary(&power, left, right, start);
+        }
         if *op == UnaryOperator::Not {
             let bound = self.bind_expr(arg, scope, clause)?;
-            return Ok(self.to_boolean(bound, "NOT")?.negate());
+            return Ok(self.condition(bound, "NOT")?.negate());
         }
         // A sign belongs to the literal: -2147483648 is int4.
         if *op == UnaryOperator::Minus
@@ -422,7 +431,7 @@ impl Binder<'_> {
             (false, false) => "IS FALSE",
             (false, true) => "IS NOT FALSE",
         };
-        let condition = self.to_boolean(bound, name)?;
+        let condition = self.condition(bound, name)?;
         let position = condition.position;
         let condition = if value { condition } else { condition.negate() };
         let known = TypedExpr::new(
@@ -441,7 +450,7 @@ impl Binder<'_> {
     ) -> Result<TypedExpr, PlanError> {
         let bound = self.bind_expr(arg, scope, clause)?;
         let condition =
-            self.to_boolean(bound, if negated { "IS NOT UNKNOWN" } else { "IS UNKNOWN" })?;
+            self.condition(bound, if negated { "IS NOT UNKNOWN" } else { "IS UNKNOWN" })?;
         let test = TypedExpr::boolean(Kind::IsNull(Box::new(condition)));
         Ok(if negated { test.negate() } else { test })
     }
@@ -465,7 +474,7 @@ impl Binder<'_> {
             let condition = self.bind_expr(&when.condition, scope, clause)?;
             tests.push(match &operand {
                 Some(operand) => self.compare("=", operand.clone(), condition, position)?,
-                None => self.to_boolean(condition, "CASE/WHEN")?,
+                None => self.condition(condition, "CASE/WHEN")?,
             });
             values.push(self.bind_expr(&when.result, scope, clause)?);
         }

@@ -62,7 +62,7 @@ impl Binder<'_> {
         position: Option<usize>,
     ) -> Result<TypedExpr, PlanError> {
         let bound = self.binary(op, left, right, position)?;
-        self.to_boolean(bound, op)
+        self.condition(bound, op)
     }
 
     fn resolve_binary(

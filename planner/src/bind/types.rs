@@ -449,7 +449,7 @@ impl Binder<'_> {
     }
 
     /// A condition: `clause` is what the error calls it, "WHERE".
-    pub(crate) fn to_boolean(
+    pub(crate) fn condition(
         &mut self,
         expr: TypedExpr,
         clause: &str,

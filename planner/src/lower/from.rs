@@ -21,7 +21,8 @@ use sqlparser::{
 };
 
 use super::{
-    PlanColumn, Relational, engine_error, expr::lower, expr::subquery_node, set_returning,
+    PlanColumn, Relational, correlated::is_native, engine_error, expr::lower, expr::subquery_node,
+    set_returning,
 };
 use crate::{
     PlanError, PlanErrorKind,
@@ -249,6 +250,13 @@ impl Binder<'_> {
         }
         if !matches!(join_type, JoinType::Inner | JoinType::Left) {
             return Err(lateral_unsupported());
+        }
+        if !is_native(&right.plan) {
+            return Err(PlanError::unsupported(
+                "a LATERAL subquery with ORDER BY, LIMIT or a condition on its aggregates is not supported",
+                "Use row_number() OVER (PARTITION BY ... ORDER BY ...) in a join, or a scalar subquery.",
+            )
+            .at(self.position(factor.span())));
         }
         // The alias stays outside: DataFusion finds the subquery directly under it.
         right.plan = match right.plan {
