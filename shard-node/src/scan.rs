@@ -3,17 +3,18 @@
 //! Lives here: how each `Access` finds its rows, and the ownership filter (before any limit). Not here: what a snapshot is
 //! (`txn::snapshot`) and what is computed from the rows (`exec`).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use cortex_shard_api::{
-    ShardError, ShardId, TableDescriptor,
+    LogIndex, ShardError, ShardId, StorageId, TableDescriptor,
     client::{Access, BatchStream, ScanSource, ScanSpec, StoredRow},
     descriptor::{IndexState, Placement},
     key,
     value::arrow::RowBatchBuilder,
 };
+use parking_lot::RwLock;
 
 use crate::{
     storage::KeyRange,
@@ -25,6 +26,37 @@ const BATCH_ROWS_DEFAULT: usize = 8192;
 
 /// Rows of a scan in the order it promises.
 pub(crate) type Rows = Box<dyn Iterator<Item = Result<StoredRow, ShardError>> + Send>;
+
+/// Storages dropped since the shard was opened, with the entry that dropped them. Their keys disappear piece by piece, so
+/// only a view from before that entry shows them whole.
+#[derive(Clone, Default)]
+pub(crate) struct DroppedStorages(Arc<RwLock<HashMap<StorageId, LogIndex>>>);
+
+impl DroppedStorages {
+    pub(crate) fn insert(&self, storage: StorageId, index: LogIndex) {
+        self.0.write().insert(storage, index);
+    }
+
+    pub(crate) fn contains(&self, storage: StorageId) -> bool {
+        self.0.read().contains_key(&storage)
+    }
+
+    /// Refuses a read that was planned before a schema change and came after it.
+    pub(crate) fn check(
+        &self,
+        view: &ReadView,
+        table: &TableDescriptor,
+        storage: StorageId,
+        shard: ShardId,
+    ) -> Result<(), ShardError> {
+        match self.0.read().get(&storage) {
+            Some(index) if view.applied() >= *index => {
+                Err(ShardError::StaleEpoch { shard, current: table.epoch() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
 
 /// Whether rows under this key are the shard's. Home and reference tables are whole wherever they are.
 pub(crate) fn is_owned(table: &TableDescriptor, key: &[u8], shard: ShardId) -> bool {
@@ -40,7 +72,14 @@ pub(crate) fn rows(
     spec: &ScanSpec,
     reverse: bool,
     shard: ShardId,
+    dropped: &DroppedStorages,
 ) -> Result<Rows, ShardError> {
+    dropped.check(view, &spec.table, spec.table.storage, shard)?;
+    if let Access::IndexRanges { index, .. } = spec.access
+        && let Some(index) = spec.table.indexes.get(index)
+    {
+        dropped.check(view, &spec.table, index.storage, shard)?;
+    }
     let found: Rows = match &spec.access {
         Access::Empty => Box::new(std::iter::empty()),
         Access::Full => {
@@ -115,6 +154,7 @@ fn by_index(
 pub(crate) struct ShardScan {
     pub view: ReadView,
     pub shard: ShardId,
+    pub dropped: DroppedStorages,
 }
 
 impl ScanSource for ShardScan {
@@ -123,7 +163,7 @@ impl ScanSource for ShardScan {
         let batch_rows = spec.limit.map_or(batch_rows, |limit| batch_rows.min(limit.max(1)));
         let builder =
             RowBatchBuilder::new(&spec.table, &spec.columns, spec.with_identity, batch_rows);
-        let rows = rows(&self.view, spec, false, self.shard)?;
+        let rows = rows(&self.view, spec, false, self.shard, &self.dropped)?;
         let batches = Batches { rows, builder, batch_rows, is_done: false };
         Ok(Box::pin(futures::stream::iter(batches)))
     }

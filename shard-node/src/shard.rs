@@ -4,7 +4,7 @@
 //! `write`, `exec` and the sequencer. Not here: any rule of SQL.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     path::PathBuf,
     sync::{
@@ -34,7 +34,7 @@ use crate::{
     exec::FragmentRunner,
     maintenance::{DROPS_MAX, Maintenance, Task},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
-    scan::{self, ShardScan, is_owned},
+    scan::{self, DroppedStorages, ShardScan, is_owned},
     sequences::{RowIds, Sequences, log},
     storage::{KeyRange, Keyspace, Op},
     txn::{
@@ -66,8 +66,7 @@ pub struct Shard {
     next_id: AtomicU64,
     /// The newest descriptor version seen of each table.
     versions: Mutex<HashMap<Oid, u32>>,
-    /// Storages dropped since the shard was opened: a request that still names one is late.
-    dropped: Mutex<HashSet<StorageId>>,
+    dropped: DroppedStorages,
     spill_directory: PathBuf,
     write_set_bytes: usize,
     is_closed: AtomicBool,
@@ -142,6 +141,10 @@ impl Shard {
             // The queue is as long as the list may be; what does not fit waits for the next open.
             let _ = tasks.try_send(Task::Clean(*storage));
         }
+        let dropped = DroppedStorages::default();
+        for storage in recovered.dropping {
+            dropped.insert(storage, LogIndex(0));
+        }
         let shard = Shard {
             core,
             requests,
@@ -152,7 +155,7 @@ impl Shard {
             leases: Mutex::default(),
             next_id: AtomicU64::new(1),
             versions: Mutex::default(),
-            dropped: Mutex::new(recovered.dropping.into_iter().collect()),
+            dropped,
             spill_directory: config.directory.join("spill"),
             write_set_bytes: config.write_set_bytes,
             is_closed: AtomicBool::new(false),
@@ -304,7 +307,7 @@ impl Shard {
         if granted.is_some_and(|granted| granted.schema_changed) {
             return Err(stale(table.epoch()));
         }
-        if self.dropped.lock().contains(&table.storage) {
+        if self.dropped.contains(table.storage) {
             return Err(stale(table.epoch()));
         }
         let mut state = txn.state.lock();
@@ -414,6 +417,8 @@ impl ShardClient for Shard {
 
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
         let view = self.view(&request.context)?;
+        let table = &request.table;
+        self.dropped.check(&view, table, table.storage, self.core.id)?;
         let mut rows = Vec::with_capacity(request.keys.len());
         for key in &request.keys {
             let is_ours = is_owned(&request.table, key, self.core.id);
@@ -425,13 +430,14 @@ impl ShardClient for Shard {
 
     async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
         let view = self.view(&request.context)?;
-        let rows = scan::rows(&view, &request.spec, request.reverse, self.core.id)?;
+        let rows = scan::rows(&view, &request.spec, request.reverse, self.core.id, &self.dropped)?;
         rows.take(SCAN_ROWS_MAX).collect()
     }
 
     async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
         let view = self.view(&request.context)?;
-        let source = Arc::new(ShardScan { view, shard: self.core.id });
+        let source =
+            Arc::new(ShardScan { view, shard: self.core.id, dropped: self.dropped.clone() });
         self.fragments.run(&request.fragment, source)
     }
 
@@ -445,8 +451,12 @@ impl ShardClient for Shard {
         let (context, table) = (&request.context, request.table.oid);
         let shared = LockMode::TableShared;
         let held = self.hold_table(&txn, table, shared, context, request.wait).await?;
-        if held.is_none() {
+        let Some(held) = held else {
             return Ok(vec![LockedRow::Skipped; request.rows.len()]);
+        };
+        if held.schema_changed {
+            let current = request.table.epoch();
+            return Err(ShardError::StaleEpoch { shard: self.core.id, current });
         }
         let mut locked = Vec::with_capacity(request.rows.len());
         for (key, seen) in &request.rows {
@@ -547,10 +557,14 @@ impl ShardClient for Shard {
         if storages.is_empty() {
             return Ok(());
         }
-        self.dropped.lock().extend(storages.iter().copied());
+        for storage in &storages {
+            // No more writes; reads go on until the deletion is certain.
+            self.dropped.insert(*storage, LogIndex(u64::MAX));
+        }
         let to_log = storages.clone();
-        self.ask(|reply| Request::Drop { storages: to_log, reply }).await?;
+        let index = self.ask(|reply| Request::Drop { storages: to_log, reply }).await?;
         for storage in storages {
+            self.dropped.insert(storage, index);
             self.sequences.forget(storage);
             // When the queue is full the next open continues: the list is durable.
             let _ = self.tasks.try_send(Task::Clean(storage));

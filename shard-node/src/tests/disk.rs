@@ -3,12 +3,15 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use cortex_shard_api::{
-    ShardId, StorageId, TxnId,
-    client::{RequestContext, ShardClient},
+    ShardError, ShardId, StorageId, TxnId,
+    client::{Access, RequestContext, ScanRowsRequest, ShardClient},
 };
 
-use super::{in_txn, index, insert, int_row, open, rows, table, write};
-use crate::{OpenError, Shard, ShardConfig, StorageKind};
+use super::{in_txn, index, insert, int_row, open, rows, scan_spec, table, write};
+use crate::{
+    OpenError, Shard, ShardConfig, StorageKind,
+    storage::{KeyRange, Keyspace},
+};
 
 #[tokio::test]
 async fn a_checkpoint_shortens_the_replay_and_purges_the_log() {
@@ -91,16 +94,24 @@ async fn dropped_storages_disappear_also_after_a_restart() {
     shard.drop_storage(vec![t.storage]).await.expect("drop");
     assert_eq!(shard.storages().await.expect("storages"), [other.storage]);
     let late = write(&shard, auto.clone(), &t, many(5000)).await;
-    assert!(matches!(late, Err(cortex_shard_api::ShardError::StaleEpoch { .. })), "{late:?}");
+    assert!(matches!(late, Err(ShardError::StaleEpoch { .. })), "{late:?}");
+    // A reader that was planned before the drop is told so, and not shown half of the rows.
+    let stale = RequestContext::default();
+    let request =
+        ScanRowsRequest { context: stale, spec: scan_spec(&t, Access::Full), reverse: false };
+    let late = shard.scan_rows(request).await;
+    assert!(matches!(late, Err(ShardError::StaleEpoch { .. })), "{late:?}");
     drop(shard);
     let shard = open(directory.path(), StorageKind::Disk);
-    for _ in 0..200 {
-        if rows(&shard, auto.clone(), &t).await.is_empty() {
+    let snapshot = || shard.core.published.load().snapshot.clone();
+    let prefix = KeyRange::prefix(&t.storage.0.to_be_bytes());
+    for _ in 0..500 {
+        if snapshot().range(Keyspace::Rows, prefix.clone(), false).next().is_none() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(rows(&shard, auto.clone(), &t).await.is_empty());
+    assert!(snapshot().range(Keyspace::Rows, prefix, false).next().is_none());
     assert_eq!(rows(&shard, auto.clone(), &other).await.len(), 1000);
     shard.shutdown().await.expect("shutdown");
     drop(shard);

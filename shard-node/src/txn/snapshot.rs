@@ -41,6 +41,11 @@ impl ReadView {
         ReadView { published, own: Some((txn.writes.clone(), NEWEST)) }
     }
 
+    /// The last entry that it shows.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.published.applied
+    }
+
     /// A row as it is stored.
     pub(crate) fn row(&self, key: &Bytes) -> Result<Option<StoredRow>, StorageError> {
         if let Some((set, epoch)) = &self.own
