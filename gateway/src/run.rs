@@ -62,9 +62,10 @@ where
     let data_dir = DataDir::open(&config.data_dir, config.shards)?;
     let (n_shards, shown) = (data_dir.shards, config.data_dir.display().to_string());
     say(format_args!(
-        "CortexDB {}: {} {n_shards} shards in {shown}",
+        "CortexDB {}: {} {n_shards} {} in {shown}",
         env!("CARGO_PKG_VERSION"),
-        if data_dir.is_new { "making" } else { "opening" }
+        if data_dir.is_new { "making" } else { "opening" },
+        if n_shards == 1 { "shard" } else { "shards" }
     ));
 
     let stop = CancellationToken::new();
