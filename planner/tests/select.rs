@@ -317,6 +317,34 @@ fn answers_are_those_of_postgres() {
     assert!(wrong.is_empty(), "{} wrong answers\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// Long chains neither overflow the stack nor go on for ever: they run, or are refused with 54001.
+#[test]
+fn long_statements_end() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(32 << 20)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async { tokio::spawn(check_long()).await.expect("no panic") });
+}
+
+async fn check_long() {
+    let tables = load();
+    let state = state();
+    let chain = |term: &dyn Fn(usize) -> String, op: &str| {
+        (0..20_000).map(term).collect::<Vec<_>>().join(op)
+    };
+    let wide = format!(
+        "SELECT count(*) FROM emp WHERE {}",
+        chain(&|number| format!("id = {number} AND name <> 'x'"), " OR ")
+    );
+    let lines = answer(&wide, &tables, &state).await.lines;
+    assert_eq!(lines, ["count bigint", "6"]);
+    let deep = format!("SELECT {}", chain(&|_| "1".to_owned(), " + "));
+    let lines = answer(&deep, &tables, &state).await.lines;
+    assert_eq!(lines, ["error: stack depth limit exceeded"]);
+}
+
 async fn check_files() -> Vec<String> {
     let tables = load();
     let state = state();
