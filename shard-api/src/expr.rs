@@ -53,7 +53,7 @@ pub enum ScalarExpr {
         args: Vec<ScalarExpr>,
         ty: TypeMod,
     },
-    /// IS [NOT] DISTINCT FROM over a resolved equality.
+    /// `IS [NOT] DISTINCT FROM` over a resolved equality.
     IsDistinct {
         left: Box<ScalarExpr>,
         right: Box<ScalarExpr>,

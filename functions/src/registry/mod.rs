@@ -104,8 +104,8 @@ pub enum CastContext {
 /// Bound by the binder itself: COALESCE, GREATEST, LEAST, NULLIF (`common_type`), CASE, ARRAY[...].
 /// Grammar forms have function names: EXTRACT → extract(text, x), AT TIME ZONE → timezone(zone, x), POSITION(a IN b) →
 /// position(b, a), TRIM → btrim/ltrim/rtrim, SUBSTRING/OVERLAY by name, x SIMILAR TO p → x ~ similar_to_escape(p),
-/// LIKE ... ESCAPE e → x ~~ like_escape(p, e), CURRENT_DATE etc. as functions without arguments, a[i] → array_subscript(a, i),
-/// a[i:j] → array_slice(a, i, j).
+/// LIKE ... ESCAPE e → x ~~ like_escape(p, e), CURRENT_DATE etc. as functions without arguments, `a[i]` → array_subscript(a, i),
+/// `a[i:j]` → array_slice(a, i, j).
 pub fn resolve_function(name: &str, args: &[SqlType]) -> Result<ResolvedCall, ResolveError> {
     match resolve::function(name, &[Kind::Function], args) {
         Ok(choice) => Ok(resolved(choice.item, choice.arg_types, choice.returns)),

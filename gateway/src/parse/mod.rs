@@ -69,7 +69,7 @@ pub enum Ast {
         options: ExplainOptions,
         statement: Box<Ast>,
     },
-    /// VACUUM [ANALYZE] and ANALYZE: the tables named, none for all.
+    /// `VACUUM [ANALYZE]` and ANALYZE: the tables named, none for all.
     Maintenance {
         command: &'static str,
         tables: Vec<Vec<String>>,
