@@ -1,3 +1,5 @@
 //! The SQL tests: one binary, because each would link the same crates again.
 
+mod differential;
+mod generator;
 mod matrix;

@@ -2,7 +2,7 @@
 //! by its primary key}, and the files of `slt/pg_compat/` over PostgreSQL too. Distribution and protocol are invisible.
 //!
 //! `CORTEX_SLT_FILE=part-of-a-path` narrows a run. `CORTEX_SLT=rewrite` writes the expectations of `pg_compat` as PostgreSQL
-//! answers, `=mark` marks what CortexDB answers wrongly today, `=unmark` takes the marks off what is right now.
+//! answers, `=record` those of the other files as CortexDB answers (to be read before they land), `=mark` marks what CortexDB answers wrongly today, `=unmark` takes the marks off what is right now.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -33,6 +33,14 @@ fn files_answer_alike_in_every_configuration() -> Result<()> {
         for file in files.iter().filter(|f| is_compat(f)) {
             let case = postgres_case(&postgres.target);
             in_schema(&postgres.target, file, &case, |case| slt::rewrite(file, case))?;
+        }
+        return Ok(());
+    }
+    if mode == "record" {
+        let server = CortexServer::start(4)?;
+        for file in files.iter().filter(|f| !is_compat(f)) {
+            let case = cortex_case(&server.target, Protocol::Simple, &["sharded", "simple"]);
+            in_schema(&server.target, file, &case, |case| slt::rewrite(file, case))?;
         }
         return Ok(());
     }
@@ -98,25 +106,31 @@ fn is_compat(file: &Path) -> bool {
     file.components().any(|part| part.as_os_str() == "pg_compat")
 }
 
+/// A configuration of CortexDB; the label `sharded` asks for tables sharded by their primary key.
+fn cortex_case(target: &Target, protocol: Protocol, labels: &[&'static str]) -> Case {
+    let mut setup = vec!["SET timezone = 'UTC'".to_owned()];
+    if labels.contains(&"sharded") {
+        setup.push("SET cortex.default_shard_by = 'primary_key'".into());
+    }
+    Case {
+        target: target.clone(),
+        protocol,
+        engine: "cortexdb",
+        labels: labels.to_vec(),
+        setup,
+        tables: Arc::default(),
+    }
+}
+
 fn run_cortex(files: &[PathBuf], n_shards: usize, tables: &Arc<TableCount>) -> Result<Vec<Run>> {
     let server = CortexServer::start(n_shards)?;
     let placement = if n_shards == 1 { "home" } else { "sharded" };
-    let mut setup = vec!["SET timezone = 'UTC'".to_owned()];
-    if n_shards > 1 {
-        setup.push("SET cortex.default_shard_by = 'primary_key'".into());
-    }
     let mut runs = Vec::new();
     for file in files {
         for (protocol, name) in [(Protocol::Simple, "simple"), (Protocol::Extended, "extended")] {
             let labels = vec![placement, name];
-            let case = Case {
-                target: server.target.clone(),
-                protocol,
-                engine: "cortexdb",
-                labels: labels.clone(),
-                setup: setup.clone(),
-                tables: Arc::clone(tables),
-            };
+            let mut case = cortex_case(&server.target, protocol, &labels);
+            case.tables = Arc::clone(tables);
             let outcome = in_schema(&server.target, file, &case, |case| slt::run_file(file, case))
                 .with_context(|| format!("{} {labels:?}: {}", file.display(), server.log()))?;
             runs.push(Run { file: file.clone(), labels, outcome });
