@@ -38,6 +38,8 @@ states! {
     DIVISION_BY_ZERO = "22012";
     INTERVAL_FIELD_OVERFLOW = "22015";
     INVALID_ARGUMENT_FOR_LOG = "2201E";
+    INVALID_ARGUMENT_FOR_POWER = "2201F";
+    INVALID_ARGUMENT_FOR_WIDTH_BUCKET = "2201G";
     INVALID_REGULAR_EXPRESSION = "2201B";
     CHARACTER_NOT_IN_REPERTOIRE = "22021";
     INVALID_PARAMETER_VALUE = "22023";
@@ -285,6 +287,9 @@ pub const fn value_state(kind: ValueErrorKind) -> SqlState {
         ValueErrorKind::SubstringLength => SqlState::SUBSTRING_ERROR,
         ValueErrorKind::ArraySubscript => SqlState::ARRAY_SUBSCRIPT_ERROR,
         ValueErrorKind::InvalidArgument => SqlState::INVALID_ARGUMENT_FOR_LOG,
+        ValueErrorKind::InvalidPower => SqlState::INVALID_ARGUMENT_FOR_POWER,
+        ValueErrorKind::InvalidBucket => SqlState::INVALID_ARGUMENT_FOR_WIDTH_BUCKET,
+        ValueErrorKind::LimitExceeded => SqlState::PROGRAM_LIMIT_EXCEEDED,
         ValueErrorKind::NullNotAllowed => SqlState::NULL_VALUE_NOT_ALLOWED,
         ValueErrorKind::Cardinality => SqlState::CARDINALITY_VIOLATION,
         ValueErrorKind::InvalidRowCount => SqlState::INVALID_ROW_COUNT_IN_LIMIT,

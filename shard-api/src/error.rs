@@ -46,8 +46,14 @@ pub enum ValueErrorKind {
     SubstringLength,
     /// 2202E
     ArraySubscript,
-    /// 2201E, 2201F and their like: log of a negative, root of a negative.
+    /// 2201E: logarithm of zero or a negative number.
     InvalidArgument,
+    /// 2201F: root of a negative number, zero to a negative power.
+    InvalidPower,
+    /// 2201G: bounds or count of width_bucket.
+    InvalidBucket,
+    /// 54000: a result longer than can be.
+    LimitExceeded,
     /// 22004
     NullNotAllowed,
     /// 21000: more than one row where one value is wanted.

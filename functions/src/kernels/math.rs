@@ -137,10 +137,7 @@ fn sqrt(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     }
     let value = float(&args[0])?;
     if value < 0.0 {
-        return error(
-            ValueErrorKind::InvalidArgument,
-            "cannot take square root of a negative number",
-        );
+        return error(ValueErrorKind::InvalidPower, "cannot take square root of a negative number");
     }
     Ok(Datum::Float8(value.sqrt()))
 }
@@ -151,14 +148,11 @@ pub(super) fn power(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     }
     let (base, exponent) = (float(&args[0])?, float(&args[1])?);
     if base == 0.0 && exponent < 0.0 {
-        return error(
-            ValueErrorKind::InvalidArgument,
-            "zero raised to a negative power is undefined",
-        );
+        return error(ValueErrorKind::InvalidPower, "zero raised to a negative power is undefined");
     }
     if base < 0.0 && exponent.is_finite() && exponent.fract() != 0.0 && base.is_finite() {
         return error(
-            ValueErrorKind::InvalidArgument,
+            ValueErrorKind::InvalidPower,
             "a negative number raised to a non-integer power yields a complex result",
         );
     }
@@ -345,14 +339,14 @@ fn factorial(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
 fn width_bucket(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let count = int(&args[3])?;
     if count <= 0 {
-        return error(ValueErrorKind::InvalidArgument, "count must be greater than zero");
+        return error(ValueErrorKind::InvalidBucket, "count must be greater than zero");
     }
     let overflow = || ValueError::out_of_range("integer");
     let bucket = match (&args[0], &args[1], &args[2]) {
         (Datum::Numeric(value), Datum::Numeric(low), Datum::Numeric(high)) => {
             if low == high {
                 return error(
-                    ValueErrorKind::InvalidArgument,
+                    ValueErrorKind::InvalidBucket,
                     "lower bound cannot equal upper bound",
                 );
             }
@@ -375,19 +369,19 @@ fn width_bucket(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
             let (value, low, high) = (float(&args[0])?, float(&args[1])?, float(&args[2])?);
             if value.is_nan() || low.is_nan() || high.is_nan() {
                 return error(
-                    ValueErrorKind::InvalidArgument,
+                    ValueErrorKind::InvalidBucket,
                     "operand, lower bound, and upper bound cannot be NaN",
                 );
             }
             if low.is_infinite() || high.is_infinite() {
                 return error(
-                    ValueErrorKind::InvalidArgument,
+                    ValueErrorKind::InvalidBucket,
                     "lower and upper bounds must be finite",
                 );
             }
             if low == high {
                 return error(
-                    ValueErrorKind::InvalidArgument,
+                    ValueErrorKind::InvalidBucket,
                     "lower bound cannot equal upper bound",
                 );
             }

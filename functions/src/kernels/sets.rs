@@ -49,9 +49,7 @@ pub(super) fn find(name: &str) -> Option<SetKernel> {
             };
             Ok(column(members.into_iter().map(|(key, _)| make_text(key)).collect()))
         },
-        "json_each" | "jsonb_each" => {
-            |call, args| each(call, args, |slice, ty| document(slice, ty))
-        }
+        "json_each" | "jsonb_each" => |call, args| each(call, args, document),
         "json_each_text" | "jsonb_each_text" => {
             |call, args| each(call, args, |slice, _| json::slice_text(Some(slice)))
         }

@@ -83,7 +83,7 @@ pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
 }
 
 /// The characters of a string value; trailing blanks of char(n) do not count.
-fn significant<'a>(value: &'a Datum, ty: SqlType) -> Result<&'a str> {
+fn significant(value: &Datum, ty: SqlType) -> Result<&str> {
     if ty == SqlType::Bpchar { bpchar_significant(value) } else { text(value) }
 }
 
@@ -203,9 +203,9 @@ fn pad(args: &[Datum], at_start: bool) -> Result<Datum> {
     Ok(make_text(if at_start { format!("{padding}{value}") } else { format!("{value}{padding}") }))
 }
 
-/// 54000 in Postgres; a resource bound here too.
+/// Longer than any string may be.
 fn invalid_limit<T>() -> Result<T> {
-    error(ValueErrorKind::InvalidParameter, "requested length too large")
+    error(ValueErrorKind::LimitExceeded, "requested length too large")
 }
 
 fn replace(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
@@ -595,13 +595,16 @@ pub fn quote_literal(value: &str) -> String {
 fn chr(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let code = int4(&args[0])?;
     if code == 0 {
-        return error(ValueErrorKind::InvalidParameter, "null character not permitted");
+        return error(ValueErrorKind::LimitExceeded, "null character not permitted");
+    }
+    if code < 0 {
+        return error(ValueErrorKind::InvalidParameter, "character number must be positive");
     }
     match u32::try_from(code).ok().and_then(char::from_u32) {
         Some(c) => Ok(make_text(c.to_string())),
         None => error(
-            ValueErrorKind::InvalidParameter,
-            format!("requested character not valid for encoding: {code}"),
+            ValueErrorKind::LimitExceeded,
+            format!("requested character too large for encoding: {code}"),
         ),
     }
 }

@@ -53,7 +53,7 @@ impl fmt::Debug for LoweredAggregate {
 /// Where a part is computed: in a group or over a window.
 pub(super) enum Place {
     Group { distinct: bool, filter: Option<Expr> },
-    Window { filter: Option<Expr>, spec: WindowSpec },
+    Window { filter: Option<Expr>, spec: Box<WindowSpec> },
 }
 
 impl Place {

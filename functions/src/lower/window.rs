@@ -39,7 +39,7 @@ pub fn window(
 ) -> Result<LoweredAggregate, ValueError> {
     let mut args = args.into_iter().map(|(expr, _)| expr).collect::<Vec<_>>();
     if !call.window_only {
-        return lower(call, args, Vec::new(), &Place::Window { filter, spec });
+        return lower(call, args, Vec::new(), &Place::Window { filter, spec: Box::new(spec) });
     }
     let name = call.signature.split('(').next().unwrap_or_default();
     let (function, result) = match name {

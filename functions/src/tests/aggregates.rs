@@ -55,8 +55,8 @@ fn parse(text: &str) -> Aggregate {
     let mut args = Vec::new();
     let mut rest = inner;
     while !rest.is_empty() && rest != "*" {
-        let end = if rest.starts_with('\'') {
-            rest[1..].find('\'').expect("a closed literal") + 2
+        let end = if let Some(literal) = rest.strip_prefix('\'') {
+            literal.find('\'').expect("a closed literal") + 2
         } else {
             rest.find(',').unwrap_or(rest.len())
         };
@@ -78,7 +78,7 @@ fn context(partitions: usize, columns: [ArrayRef; 2], ty: SqlType) -> SessionCon
     ]));
     let batch = RecordBatch::try_new(schema.clone(), columns.to_vec()).expect("a batch");
     let half = if partitions == 1 { batch.num_rows() } else { batch.num_rows() / 2 };
-    let parts = vec![vec![batch.slice(0, half)], vec![batch.slice(half, batch.num_rows() - half)]];
+    let parts = [vec![batch.slice(0, half)], vec![batch.slice(half, batch.num_rows() - half)]];
     let table = MemTable::try_new(schema, parts[..partitions].to_vec()).expect("a table");
     let config = SessionConfig::new().with_target_partitions(partitions);
     let session = SessionContext::new_with_config(config);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::Schema};
 use cortex_shard_api::{
-    Datum, SqlType, TypeMod,
+    Datum, SqlType, TypeMod, ValueError,
     value::{
         arrow::{array_from_datums, datum_at, field},
         text::parse,
@@ -13,6 +13,7 @@ use cortex_shard_api::{
 };
 use datafusion::{
     common::DFSchema,
+    logical_expr::Expr,
     prelude::{SessionConfig, SessionContext, col},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -78,6 +79,12 @@ fn value(ty: SqlType, rng: &mut StdRng) -> Datum {
     parse(ty, text, &EvalContext::default().settings).expect("an edge is a value")
 }
 
+/// Makes the lowered expression from its arguments.
+type Build<'a> = dyn Fn(Vec<(Expr, TypeMod)>) -> Expr + 'a;
+
+/// The same on one row.
+type Kernel<'a> = dyn Fn(&[Datum], &EvalContext) -> Result<Datum, ValueError> + 'a;
+
 struct Bench {
     session: SessionContext,
     context: EvalContext,
@@ -103,9 +110,7 @@ impl Bench {
     /// One evaluation of a lowered expression over rows of the given types.
     fn vectorized(
         &self,
-        build: &dyn Fn(
-            Vec<(datafusion::logical_expr::Expr, TypeMod)>,
-        ) -> datafusion::logical_expr::Expr,
+        build: &Build<'_>,
         types: &[SqlType],
         rows: &[Vec<Datum>],
         returns: SqlType,
@@ -158,10 +163,8 @@ impl Bench {
         name: &str,
         types: &[SqlType],
         returns: SqlType,
-        build: &dyn Fn(
-            Vec<(datafusion::logical_expr::Expr, TypeMod)>,
-        ) -> datafusion::logical_expr::Expr,
-        kernel: &dyn Fn(&[Datum], &EvalContext) -> Result<Datum, cortex_shard_api::ValueError>,
+        build: &Build<'_>,
+        kernel: &Kernel<'_>,
     ) {
         let rows = (0..ROWS)
             .map(|_| types.iter().map(|ty| value(*ty, &mut self.rng)).collect::<Vec<_>>())

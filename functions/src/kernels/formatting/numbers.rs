@@ -363,17 +363,13 @@ pub(super) fn parse(input: &str, template: &str) -> Result<Numeric> {
     for c in input.chars() {
         match c {
             '-' | '<' => negative = true,
-            '0'..='9' if seen_point => {
-                if after < t.after {
-                    digits.push(c);
-                    after += 1;
-                }
+            '0'..='9' if seen_point && after < t.after => {
+                digits.push(c);
+                after += 1;
             }
-            '0'..='9' => {
-                if before < t.before {
-                    digits.push(c);
-                    before += 1;
-                }
+            '0'..='9' if !seen_point && before < t.before => {
+                digits.push(c);
+                before += 1;
             }
             '.' if t.has_point && !seen_point => {
                 seen_point = true;

@@ -25,7 +25,13 @@ const GUARD_DIGITS: usize = 12;
 const LOG10_E: f64 = std::f64::consts::LOG10_E;
 
 fn invalid(message: &str) -> ValueError {
-    ValueError::new(ValueErrorKind::InvalidArgument, message)
+    // Logarithms and powers have classes of their own.
+    let kind = if message.contains("logarithm") {
+        ValueErrorKind::InvalidArgument
+    } else {
+        ValueErrorKind::InvalidPower
+    };
+    ValueError::new(kind, message)
 }
 
 /// A scale from the estimated decimal weight of a result, not below the operands' scales.
