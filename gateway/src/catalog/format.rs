@@ -105,13 +105,13 @@ fn corrupt(what: &str) -> PgError {
 /// Entries that differ between two versions. Objects are compared by pointer: an edit makes new ones.
 pub fn difference(old: &Catalog, new: &Catalog) -> Result<Vec<MetaWrite>, PgError> {
     let mut writes = Vec::new();
-    map_difference(&mut writes, Kind::Schema, &old.schemas, &new.schemas, |v| encode(v))?;
+    map_difference(&mut writes, Kind::Schema, &old.schemas, &new.schemas, encode)?;
     map_difference(&mut writes, Kind::Table, &old.tables, &new.tables, |v| {
         encode(&without_map(v))
     })?;
-    map_difference(&mut writes, Kind::View, &old.views, &new.views, |v| encode(v))?;
-    map_difference(&mut writes, Kind::Sequence, &old.sequences, &new.sequences, |v| encode(v))?;
-    map_difference(&mut writes, Kind::Role, &old.roles, &new.roles, |v| encode(v))?;
+    map_difference(&mut writes, Kind::View, &old.views, &new.views, encode)?;
+    map_difference(&mut writes, Kind::Sequence, &old.sequences, &new.sequences, encode)?;
+    map_difference(&mut writes, Kind::Role, &old.roles, &new.roles, encode)?;
     map_difference(&mut writes, Kind::Group, &old.groups, &new.groups, |group| {
         encode(&StoredGroup {
             key_types: group.key_types.clone(),

@@ -17,32 +17,37 @@ impl Call<'_> {
             self.role_exists(role)?;
         }
         let object = usize::from(with_role);
-        match (kind, self.text(object)) {
-            ("table" | "any_column" | "column" | "sequence", Some(name)) => {
-                if relation_by_name(self.session, &split_name(name)?)?.is_none() {
-                    return Err(ValueError::new(
-                        ValueErrorKind::UndefinedTable,
-                        format!("relation \"{name}\" does not exist"),
-                    ));
-                }
+        let is_relation = matches!(kind, "table" | "any_column" | "column" | "sequence");
+        match self.text(object) {
+            Some(name) if is_relation => self.relation_exists_by_name(name)?,
+            Some(name) if kind == "schema" => self.schema_exists(name)?,
+            Some(role) if kind == "pg_has_role" => self.role_exists(role)?,
+            None if is_relation && !self.relation_exists(self.oid(object).unwrap_or_default()) => {
+                return Ok(Datum::Null);
             }
-            ("table" | "any_column" | "column" | "sequence", None) => {
-                if !self.relation_exists(self.oid(object).unwrap_or_default()) {
-                    return Ok(Datum::Null);
-                }
-            }
-            ("schema", Some(name)) => {
-                if self.session.catalog().schema_by_name(name).is_none() {
-                    return Err(ValueError::new(
-                        ValueErrorKind::UndefinedSchema,
-                        format!("schema \"{name}\" does not exist"),
-                    ));
-                }
-            }
-            ("pg_has_role", Some(role)) => self.role_exists(role)?,
             _ => {}
         }
         Ok(Datum::Bool(true))
+    }
+
+    fn relation_exists_by_name(&self, name: &str) -> Result<()> {
+        if relation_by_name(self.session, &split_name(name)?)?.is_some() {
+            return Ok(());
+        }
+        Err(ValueError::new(
+            ValueErrorKind::UndefinedTable,
+            format!("relation \"{name}\" does not exist"),
+        ))
+    }
+
+    fn schema_exists(&self, name: &str) -> Result<()> {
+        if self.session.catalog().schema_by_name(name).is_some() {
+            return Ok(());
+        }
+        Err(ValueError::new(
+            ValueErrorKind::UndefinedSchema,
+            format!("schema \"{name}\" does not exist"),
+        ))
     }
 
     fn role_exists(&self, role: &str) -> Result<()> {

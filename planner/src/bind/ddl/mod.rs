@@ -182,6 +182,7 @@ pub struct ConstraintDefinition {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a statement has a handful of them")]
 pub enum ConstraintKind {
     PrimaryKey {
         columns: Vec<String>,

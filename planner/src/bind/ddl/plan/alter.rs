@@ -155,10 +155,17 @@ impl Ddl<'_> {
             (Some(missing), _) => {
                 let is_null = matches!(missing, Datum::Null);
                 Arc::make_mut(&mut table.descriptor).columns[position].missing = missing;
-                self.catalog.put_table(table.clone());
                 if not_null && is_null {
+                    // The rows that are there read NULL: looked for while the column may still hold it, or the
+                    // optimizer would know that there are none.
+                    let descriptor = Arc::make_mut(&mut table.descriptor);
+                    descriptor.columns[position].not_null = false;
+                    self.catalog.put_table(table.clone());
                     self.verify_not_null(&table, position);
+                    let descriptor = Arc::make_mut(&mut table.descriptor);
+                    descriptor.columns[position].not_null = true;
                 }
+                self.catalog.put_table(table);
             }
             // Each row has a value of its own: nextval, random().
             (None, default) => {

@@ -69,7 +69,11 @@ impl Ddl<'_> {
                 Ok(None)
             }
             None => Err(PlanError::new(
-                PlanErrorKind::UndefinedTable,
+                if command.kind == ObjectKind::Index {
+                    PlanErrorKind::UndefinedObject
+                } else {
+                    PlanErrorKind::UndefinedTable
+                },
                 format!("{word} \"{name}\" does not exist"),
             )),
         }

@@ -7,10 +7,12 @@ use cortex_shard_api::{
     descriptor::{ColumnDescriptor, IndexColumn, IndexDescriptor, IndexState, TableDescriptor},
 };
 
+use sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+
 use super::{Ddl, undefined_column};
 use crate::{
     PlanError, PlanErrorKind,
-    bind::ddl::{ColumnDefinition, SourceExpr},
+    bind::ddl::{ColumnDefinition, QualifiedName, SourceExpr, cursor::Cursor},
     catalog::{ColumnDefault, ColumnExtra, Identity, Table},
 };
 
@@ -122,11 +124,40 @@ impl Ddl<'_> {
         ty: TypeMod,
         default: &SourceExpr,
     ) -> Result<Option<ColumnDefault>, PlanError> {
-        let expr = self.env.binder.default(&self.namespace(), column, ty, &default.expr)?;
+        let mut expr = self.env.binder.default(&self.namespace(), column, ty, &default.expr)?;
+        self.resolve_relations(&mut expr)?;
         if matches!(&expr, ScalarExpr::Literal { value: Datum::Null, .. }) {
             return Ok(None);
         }
         Ok(Some(ColumnDefault { oid: self.catalog.ids.oid()?, expr, sql: default.sql.clone() }))
+    }
+
+    /// `nextval('s')` names a relation by text: from now on it means the relation itself, whatever it is called later.
+    fn resolve_relations(&self, expr: &mut ScalarExpr) -> Result<(), PlanError> {
+        let args: &mut [ScalarExpr] = match expr {
+            ScalarExpr::Call { args, .. } => args,
+            ScalarExpr::Cast { arg, .. } => std::slice::from_mut(&mut **arg),
+            _ => return Ok(()),
+        };
+        for arg in args {
+            let name = match &*arg {
+                ScalarExpr::Cast { arg, to, .. } if to.ty == SqlType::Regclass => literal_text(arg),
+                ScalarExpr::Call { args, ty, .. } if ty.ty == SqlType::Regclass => {
+                    args.first().and_then(literal_text)
+                }
+                _ => None,
+            };
+            match name {
+                Some(name) => {
+                    let name = relation_name(&name)?;
+                    let oid =
+                        self.lookup(&name)?.ok_or_else(|| super::undefined_relation(&name))?;
+                    *arg = ScalarExpr::literal(Datum::Oid(oid.0), SqlType::Regclass);
+                }
+                None => self.resolve_relations(arg)?,
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn identity_extra(
@@ -215,6 +246,24 @@ impl Ddl<'_> {
         descriptor.version += 1;
         Ok(())
     }
+}
+
+fn literal_text(expr: &ScalarExpr) -> Option<String> {
+    match expr {
+        ScalarExpr::Literal { value: Datum::Text(text), .. } => Some(text.to_string()),
+        ScalarExpr::Cast { arg, .. } => literal_text(arg),
+        _ => None,
+    }
+}
+
+/// A relation's name inside a string.
+fn relation_name(text: &str) -> Result<QualifiedName, PlanError> {
+    let dialect = PostgreSqlDialect {};
+    let invalid = || PlanError::new(PlanErrorKind::InvalidParameterValue, "invalid name syntax");
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|_| invalid())?;
+    let mut name = Cursor::new(&mut parser, text).qualified_name().map_err(|_| invalid())?;
+    name.position = None;
+    Ok(name)
 }
 
 /// Position of a live column; 42703 otherwise.
