@@ -15,5 +15,8 @@ pub mod postgres;
 /// sqllogictest over the client, and the rewriting of expectations.
 pub mod slt;
 
+/// The Debian package table: the real one, or a generated one of the same shape.
+pub mod packages;
+
 pub use client::{Client, ClientError, Reply};
 pub use server::CortexServer;

@@ -3,3 +3,4 @@
 mod differential;
 mod generator;
 mod matrix;
+mod packages;
