@@ -40,7 +40,7 @@ impl Call<'_> {
     pub(super) fn nextval(&self) -> Result<Datum> {
         let sequence = self.sequence()?;
         let shard = self.shard(&sequence)?;
-        let values = futures::executor::block_on(shard.sequence_next(&sequence.spec, 1))
+        let values = wait(shard.sequence_next(&sequence.spec, 1))
             .map_err(|error| failed(&sequence, error))?;
         self.session.remember_value(sequence.oid, values.first);
         Ok(Datum::Int8(values.first))
@@ -85,7 +85,7 @@ impl Call<'_> {
             ));
         }
         let state = SequenceState { last_value: value, is_called };
-        futures::executor::block_on(self.shard(&sequence)?.sequence_set(spec, state))
+        wait(self.shard(&sequence)?.sequence_set(spec, state))
             .map_err(|error| failed(&sequence, error))?;
         if is_called {
             self.session.remember_value(sequence.oid, value);
@@ -97,11 +97,18 @@ impl Call<'_> {
     pub(super) fn sequence_last_value(&self) -> Result<Datum> {
         let sequence = self.sequence()?;
         let state =
-            futures::executor::block_on(self.shard(&sequence)?.sequence_get(&sequence.spec))
+            wait(self.shard(&sequence)?.sequence_get(&sequence.spec))
                 .map_err(|error| failed(&sequence, error))?;
         let called = state.filter(|state| state.is_called);
         Ok(called.map_or(Datum::Null, |state| Datum::Int8(state.last_value)))
     }
+}
+
+/// Waits for a shard from inside a plan, on a thread that a task of tokio may be running on. Unconstrained: the task's
+/// cooperative budget is not renewed while it waits here, and an exhausted one would make every channel answer "not yet"
+/// for ever.
+fn wait<T>(answer: impl Future<Output = T>) -> T {
+    futures::executor::block_on(tokio::task::unconstrained(answer))
 }
 
 /// A shard's error in Postgres's words.
