@@ -124,6 +124,7 @@ fn load() -> Arc<Tables> {
                 .into_iter()
                 .map(|(name, ty)| (&*Box::leak(name.into_boxed_str()), ty))
                 .collect(),
+            always_empty: false,
             provider: Arc::new(provider),
         };
         (name, Arc::new(relation))

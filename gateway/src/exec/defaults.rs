@@ -45,7 +45,7 @@ impl RowMaker {
         for (oid, count) in wanted {
             // A sequence that is not there, or that must not run past its end, is left to nextval itself to report.
             let Some(sequence) = catalog.sequences.get(&oid) else { continue };
-            if count < 2 || count > RESERVE_MAX || sequence.spec.cycle {
+            if !(2..=RESERVE_MAX).contains(&count) || sequence.spec.cycle {
                 continue;
             }
             if let Ok(values) = reserve(session, sequence, count).await {

@@ -168,6 +168,8 @@ pub struct SystemRelation {
     pub schema: &'static str,
     pub name: &'static str,
     pub columns: Vec<(&'static str, TypeMod)>,
+    /// Nothing of its kind can exist: it has no rows in any version of the catalog.
+    pub always_empty: bool,
     /// Yields `columns` in order, as `value::arrow` represents them.
     pub provider: Arc<dyn TableProvider>,
 }

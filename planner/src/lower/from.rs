@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use cortex_shard_api::TypeMod;
 use datafusion::{
-    common::{Column, JoinType, TableReference},
+    arrow::datatypes::Schema,
+    common::{Column, DFSchema, JoinType, TableReference},
     datasource::provider_as_source,
-    logical_expr::{Expr as PlanExpr, LogicalPlan, LogicalPlanBuilder},
+    logical_expr::{EmptyRelation, Expr as PlanExpr, LogicalPlan, LogicalPlanBuilder},
 };
 use sqlparser::{
     ast::{
@@ -507,13 +508,17 @@ impl Binder<'_> {
             }
             Some(Relation::System(system)) => {
                 let qualifier = self.qualifier(shown);
-                let plan = LogicalPlanBuilder::scan(
-                    TableReference::bare(qualifier.clone()),
-                    provider_as_source(system.provider.clone()),
-                    None,
-                )
-                .and_then(|builder| builder.build())
-                .map_err(engine_error)?;
+                let plan = if system.always_empty {
+                    no_rows(&qualifier, &system.provider.schema())?
+                } else {
+                    LogicalPlanBuilder::scan(
+                        TableReference::bare(qualifier.clone()),
+                        provider_as_source(system.provider.clone()),
+                        None,
+                    )
+                    .and_then(|builder| builder.build())
+                    .map_err(engine_error)?
+                };
                 let columns = system
                     .columns
                     .iter()
@@ -879,4 +884,14 @@ pub(super) fn derived_column(
     };
     let kind = Kind::Column { column: Arc::new(reference), level: 0 };
     ScopeColumn { name: name.to_owned(), expr: TypedExpr::new(kind, ty) }
+}
+
+/// A relation without rows, so that the optimizer can leave out what depends on it.
+fn no_rows(qualifier: &str, schema: &Schema) -> Result<LogicalPlan, PlanError> {
+    let schema = DFSchema::try_from_qualified_schema(TableReference::bare(qualifier), schema)
+        .map_err(engine_error)?;
+    Ok(LogicalPlan::EmptyRelation(EmptyRelation {
+        produce_one_row: false,
+        schema: Arc::new(schema),
+    }))
 }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cortex_shard_api::TypeMod;
+use cortex_shard_api::{Datum, TypeMod};
 use datafusion::{
     common::{
         Column, DFSchema, ExprSchema, JoinType,
@@ -263,6 +263,11 @@ impl Binder<'_> {
                 if subquery.outer.is_empty() || is_native(&subquery.plan) {
                     return Ok(plan);
                 }
+                if has_no_rows(&plan) {
+                    // There is no row to compute it for, however it is correlated.
+                    expr.kind = Kind::Literal(Datum::Null);
+                    return Ok(plan);
+                }
                 match self.join_scalar(&plan, &subquery.plan)? {
                     Some((joined, value)) => {
                         expr.kind = Kind::Plan(value);
@@ -404,6 +409,24 @@ impl Binder<'_> {
             self.take_scalar_subqueries(child, computed)?;
         }
         Ok(())
+    }
+}
+
+/// Whether the plan certainly yields nothing, because it joins with a relation that is always empty.
+fn has_no_rows(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::EmptyRelation(empty) => !empty.produce_one_row,
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Projection(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Window(_) => plan.inputs().into_iter().any(has_no_rows),
+        LogicalPlan::Join(join) => match join.join_type {
+            JoinType::Inner => has_no_rows(&join.left) || has_no_rows(&join.right),
+            JoinType::Left => has_no_rows(&join.left),
+            _ => false,
+        },
+        _ => false,
     }
 }
 

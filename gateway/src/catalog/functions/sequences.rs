@@ -96,9 +96,8 @@ impl Call<'_> {
     /// `pg_sequence_last_value`: NULL before the first use.
     pub(super) fn sequence_last_value(&self) -> Result<Datum> {
         let sequence = self.sequence()?;
-        let state =
-            wait(self.shard(&sequence)?.sequence_get(&sequence.spec))
-                .map_err(|error| failed(&sequence, error))?;
+        let state = wait(self.shard(&sequence)?.sequence_get(&sequence.spec))
+            .map_err(|error| failed(&sequence, error))?;
         let called = state.filter(|state| state.is_called);
         Ok(called.map_or(Datum::Null, |state| Datum::Int8(state.last_value)))
     }

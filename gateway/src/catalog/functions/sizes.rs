@@ -58,8 +58,10 @@ impl Call<'_> {
                 .shard(*shard)
                 .map_err(|error| internal(error.message.clone()))?;
             for storage in storages {
-                let stats = futures::executor::block_on(client.storage_stats(*storage))
-                    .map_err(|error| internal(error.to_string()))?;
+                let stats = futures::executor::block_on(tokio::task::unconstrained(
+                    client.storage_stats(*storage),
+                ))
+                .map_err(|error| internal(error.to_string()))?;
                 bytes += stats.bytes as i64;
             }
         }

@@ -141,6 +141,7 @@ impl SystemRelations for SystemCatalog {
             schema: facts.schema,
             name: facts.name,
             columns: facts.columns.iter().map(|column| (column.name, column.ty)).collect(),
+            always_empty: !CONTENTS.contains_key(&(facts.schema, facts.name)),
             provider: Arc::new(SystemTable {
                 facts,
                 schema: schema_of(facts),
