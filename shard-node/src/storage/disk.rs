@@ -2,7 +2,7 @@
 //!
 //! fjall's own journal is never trusted: a flipped bit in it opens silently and loses what is behind it. The shard log
 //! is replayed from the last checkpoint anyway, so `open` empties the journals first, and the state is exactly what
-//! reached SSTables. See docs/adr/0002-state-from-sstables.md.
+//! reached SSTables. See docs/adr/0004-state-from-sstables.md.
 
 use std::{fs, path::Path, sync::Arc};
 
