@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cortex_shard_api::{
-    Datum, ShardError, StorageId, TxnId,
+    Datum, ShardError, ShardId, StorageId, TxnId,
     client::{
         Access, MetaWrite, OnConflict, RequestContext, ScanRowsRequest, SequenceSpec, ShardClient,
         WriteOp,
@@ -11,7 +11,7 @@ use cortex_shard_api::{
 };
 
 use super::{get, in_txn, index, insert, int_row, key_of, open, rows, scan_spec, table, write};
-use crate::StorageKind;
+use crate::{Shard, ShardConfig, StorageKind};
 
 #[tokio::test]
 async fn committed_rows_survive_a_restart_on_disk_and_in_memory() {
@@ -55,6 +55,35 @@ async fn committed_rows_survive_a_restart_on_disk_and_in_memory() {
         let request = ScanRowsRequest { context: auto, spec, reverse: true };
         let found = shard.scan_rows(request).await.expect("an index scan");
         assert_eq!(super::decode(&t, &found[0]), (4, Some(40)));
+    }
+}
+
+/// INSERT ... SELECT from its own table ran for ever: a snapshot that was opened when nothing had been written since the
+/// last one saw what was written after it.
+#[tokio::test]
+async fn a_snapshot_never_shows_what_is_written_after_it() {
+    for write_set_bytes in [500, 1 << 20] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let t = Arc::new(table(100));
+        let config = ShardConfig {
+            storage: StorageKind::Memory,
+            write_set_bytes,
+            ..ShardConfig::new(ShardId(1), directory.path())
+        };
+        let shard = Shard::open(config).expect("opens").0;
+        let many = |from: i32| insert((from..from + 20).map(|id| int_row(id, 1)).collect());
+        write(&shard, in_txn(1, 1), &t, many(0)).await.expect("rows");
+        let first = shard.open_snapshot(&in_txn(1, 2)).await.expect("a snapshot");
+        let second = shard.open_snapshot(&in_txn(1, 2)).await.expect("another");
+        write(&shard, in_txn(1, 2), &t, many(100)).await.expect("rows");
+        let third = shard.open_snapshot(&in_txn(1, 3)).await.expect("a third");
+        write(&shard, in_txn(1, 3), &t, many(200)).await.expect("rows");
+        for (snapshot, n_rows) in [(first, 20), (second, 20), (third, 40)] {
+            let context = RequestContext { snapshot: Some(snapshot), ..in_txn(1, 3) };
+            assert_eq!(rows(&shard, context, &t).await.len(), n_rows);
+            shard.close_snapshot(snapshot);
+        }
+        assert_eq!(rows(&shard, in_txn(1, 4), &t).await.len(), 60);
     }
 }
 

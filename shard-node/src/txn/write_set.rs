@@ -75,8 +75,6 @@ pub(crate) struct WriteSet {
     /// Versions in the order they were written, for `rollback_to`; those in runs are not in it.
     undo: Vec<(u32, Keyspace, Bytes)>,
     epoch: u64,
-    /// Something was written since the last pin.
-    is_dirty: bool,
     bytes: usize,
     budget: usize,
     runs: Vec<Arc<Run>>,
@@ -103,7 +101,6 @@ impl WriteSet {
             maps: [BTreeMap::new(), BTreeMap::new()],
             undo: Vec::new(),
             epoch: 0,
-            is_dirty: false,
             bytes: 0,
             budget,
             runs: Vec::new(),
@@ -123,11 +120,9 @@ impl WriteSet {
 
     /// What a reader that starts now may see, also while the transaction goes on.
     pub(crate) fn pin(&mut self) -> u64 {
+        // Always a new epoch for later writes: a statement that writes while it reads must never meet its own rows.
         let epoch = self.epoch;
-        if self.is_dirty {
-            self.epoch += 1;
-            self.is_dirty = false;
-        }
+        self.epoch += 1;
         epoch
     }
 
@@ -140,7 +135,6 @@ impl WriteSet {
         mark: u32,
         committed: Option<u64>,
     ) -> Result<(), StorageError> {
-        self.is_dirty = true;
         let n_bytes = value.as_ref().map_or(0, Bytes::len);
         let version = Version { epoch: self.epoch, mark, value };
         let [rows, index] = &mut self.maps;

@@ -254,7 +254,10 @@ impl Statement<'_> {
         };
         let range = narrow(parent, index.storage, &leading_of(index), columns, values);
         let Some(range) = range else {
-            return Err(unsupported("a foreign key must contain the shard key of its parent"));
+            return Err(unsupported(
+                "a foreign key must contain the shard key of its parent",
+                "Drop the constraint, or refer to columns that contain the shard key.",
+            ));
         };
         let entry = self.storage(view.index_entries(range, false).next().transpose())?;
         let entry =
@@ -304,7 +307,10 @@ impl Statement<'_> {
                 return Err(missing_parent(child, foreign_key, parent, &orphan.row));
             };
             if !is_owned(parent, &row_key, self.shard.core.id) {
-                return Err(unsupported("a foreign key must stay inside a shard"));
+                return Err(unsupported(
+                    "a foreign key must stay inside a shard",
+                    "Co-locate the tables, or make the referenced one a reference table.",
+                ));
             }
             wanted.push((orphan, values, row_key));
         }
@@ -450,11 +456,19 @@ impl Statement<'_> {
                 let values = values_of(new_parent, parent_columns);
                 let from = (&*gone.parent, parent_columns);
                 self.convert(&values, from, (child, &foreign_key.columns)).ok_or_else(|| {
-                    unsupported("the new key does not fit the type of a referencing column")
+                    unsupported(
+                        "the new key does not fit the type of a referencing column",
+                        "Give both columns the same type.",
+                    )
                 })?
             }
             (ReferentialAction::SetNull, _) => vec![Datum::Null; foreign_key.columns.len()],
-            _ => return Err(unsupported("SET DEFAULT of a foreign key is not supported")),
+            _ => {
+                return Err(unsupported(
+                    "SET DEFAULT of a foreign key is not supported",
+                    "Use SET NULL, CASCADE or NO ACTION.",
+                ));
+            }
         };
         let mut planned = Vec::with_capacity(found.len());
         for (old, old_row) in found {
@@ -476,8 +490,8 @@ impl Statement<'_> {
     }
 }
 
-fn unsupported(message: &str) -> ShardError {
-    ShardError::Value(ValueError::new(ValueErrorKind::Unsupported, message))
+fn unsupported(message: &str, hint: &str) -> ShardError {
+    ShardError::Value(ValueError::new(ValueErrorKind::Unsupported, message).with_hint(hint))
 }
 
 fn missing_parent(
