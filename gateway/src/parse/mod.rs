@@ -421,8 +421,8 @@ mod tests {
     fn syntax_errors_point_at_the_word() {
         assert_eq!(error("selec 1").0, "syntax error at or near \"selec\"");
         assert_eq!(
-            error("select 1; select a from t where order"),
-            ("syntax error at or near \"order\"".to_owned(), Some(33))
+            error("select 1; select a from t where )"),
+            ("syntax error at or near \")\"".to_owned(), Some(33))
         );
         assert_eq!(error("select * from").0, "syntax error at end of input");
         assert_eq!(error("select 'x"), ("unterminated quoted string".to_owned(), Some(8)));
