@@ -137,11 +137,48 @@ fn broken(message: impl Into<String>) -> ClientError {
     ClientError::Io(io::Error::new(io::ErrorKind::InvalidData, message.into()))
 }
 
+/// A parameter of Bind, with the type that Parse declares for it; OID 0 leaves the type to the server.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    pub oid: u32,
+    pub binary: bool,
+    /// `None` is NULL.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Parameter {
+    pub fn text(value: Option<&str>) -> Self {
+        Self { oid: 0, binary: false, bytes: value.map(|text| text.as_bytes().to_vec()) }
+    }
+}
+
+/// What CancelRequest needs to name a session.
+#[derive(Clone, Debug, Default)]
+pub struct CancelKey {
+    address: String,
+    key: Vec<u8>,
+}
+
+impl CancelKey {
+    /// Sends a CancelRequest on a connection of its own. The server answers with nothing but its end.
+    pub fn cancel(&self) -> Result<()> {
+        let mut stream = TcpStream::connect(self.address.as_str())?;
+        let mut packet = (self.key.len() as u32 + 8).to_be_bytes().to_vec();
+        packet.extend(80_877_102_u32.to_be_bytes());
+        packet.extend(&self.key);
+        stream.write_all(&packet)?;
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest)?;
+        Ok(())
+    }
+}
+
 pub struct Client {
     read: BufReader<TcpStream>,
     write: BufWriter<TcpStream>,
     /// Messages of the notices since the caller last took them.
     pub notices: Vec<String>,
+    pub cancel_key: CancelKey,
 }
 
 impl Client {
@@ -150,7 +187,13 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         let read = BufReader::new(stream.try_clone()?);
-        let mut client = Self { read, write: BufWriter::new(stream), notices: Vec::new() };
+        let address = format!("{}:{}", target.host, target.port);
+        let mut client = Self {
+            read,
+            write: BufWriter::new(stream),
+            notices: Vec::new(),
+            cancel_key: CancelKey { address, key: Vec::new() },
+        };
         let mut body = 196_608_u32.to_be_bytes().to_vec();
         for (name, value) in [("user", &target.user), ("database", &target.database)] {
             put_str(&mut body, name);
@@ -180,19 +223,34 @@ impl Client {
         parameters: &[Option<String>],
         binary: bool,
     ) -> Result<Reply> {
+        let parameters: Vec<_> =
+            parameters.iter().map(|value| Parameter::text(value.as_deref())).collect();
+        self.extended_with(sql, &parameters, binary)
+    }
+
+    /// As `extended`, with each parameter's type and format given.
+    pub fn extended_with(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+        binary: bool,
+    ) -> Result<Reply> {
+        let count = (parameters.len() as u16).to_be_bytes();
         let mut parse = vec![0];
         put_str(&mut parse, sql);
-        parse.extend(0_u16.to_be_bytes());
+        parse.extend(count);
+        parameters.iter().for_each(|it| parse.extend(it.oid.to_be_bytes()));
         self.send(b'P', &parse)?;
         let mut bind = vec![0, 0];
-        bind.extend(0_u16.to_be_bytes());
-        bind.extend((parameters.len() as u16).to_be_bytes());
+        bind.extend(count);
+        parameters.iter().for_each(|it| bind.extend(u16::from(it.binary).to_be_bytes()));
+        bind.extend(count);
         for parameter in parameters {
-            match parameter {
+            match &parameter.bytes {
                 None => bind.extend((-1_i32).to_be_bytes()),
-                Some(text) => {
-                    bind.extend((text.len() as u32).to_be_bytes());
-                    bind.extend(text.as_bytes());
+                Some(bytes) => {
+                    bind.extend((bytes.len() as u32).to_be_bytes());
+                    bind.extend(bytes);
                 }
             }
         }
@@ -208,15 +266,28 @@ impl Client {
 
     /// COPY FROM STDIN with the whole input at hand, in messages of a size that drivers use.
     pub fn copy_in(&mut self, sql: &str, mut input: impl Read) -> Result<Reply> {
+        self.copy_begin(sql)?;
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let n = input.read(&mut chunk)?;
+            if n == 0 {
+                break;
+            }
+            self.send(b'd', &chunk[..n])?;
+        }
+        self.copy_done()
+    }
+
+    /// Begins COPY FROM STDIN and waits until the server asks for data.
+    pub fn copy_begin(&mut self, sql: &str) -> Result<()> {
         let mut body = Vec::new();
         put_str(&mut body, sql);
         self.send(b'Q', &body)?;
         self.write.flush()?;
-        let mut ready = false;
-        while !ready {
+        loop {
             let (kind, message) = self.receive()?;
             match kind {
-                b'G' => ready = true,
+                b'G' => return Ok(()),
                 b'E' => {
                     let error = fields(&message);
                     self.until_ready()?;
@@ -226,16 +297,30 @@ impl Client {
                 _ => return Err(broken(format!("{} instead of CopyInResponse", kind as char))),
             }
         }
-        let mut chunk = vec![0; 64 << 10];
-        loop {
-            let n = input.read(&mut chunk)?;
-            if n == 0 {
-                break;
-            }
-            self.send(b'd', &chunk[..n])?;
-        }
+    }
+
+    /// One CopyData message, sent at once.
+    pub fn copy_data(&mut self, data: &[u8]) -> Result<()> {
+        self.send(b'd', data)?;
+        Ok(self.write.flush()?)
+    }
+
+    pub fn copy_done(&mut self) -> Result<Reply> {
         self.send(b'c', &[])?;
         self.write.flush()?;
+        self.until_ready()
+    }
+
+    pub fn copy_fail(&mut self, reason: &str) -> Result<Reply> {
+        let mut body = Vec::new();
+        put_str(&mut body, reason);
+        self.send(b'f', &body)?;
+        self.write.flush()?;
+        self.until_ready()
+    }
+
+    /// Reads the answer to what was sent before, up to ReadyForQuery.
+    pub fn answer(&mut self) -> Result<Reply> {
         self.until_ready()
     }
 
@@ -289,8 +374,8 @@ impl Client {
                 b'G' => {
                     return Err(broken("COPY FROM STDIN outside copy_in"));
                 }
-                b'R' | b'K' | b'S' | b'1' | b'2' | b'3' | b'n' | b'I' | b's' | b'H' | b'c'
-                | b't' => {}
+                b'K' => self.cancel_key.key = body,
+                b'R' | b'S' | b'1' | b'2' | b'3' | b'n' | b'I' | b's' | b'H' | b'c' | b't' => {}
                 other => return Err(broken(format!("unexpected message {}", other as char))),
             }
         }

@@ -149,7 +149,8 @@ impl Session {
             BoundWrite::Insert(it) => match &it.source {
                 InsertSource::Values(rows) => {
                     let detail = format!("{name}, rows={}", rows.len());
-                    let stage = if rows.len() == 1 { "FastPath: insert" } else { "Insert" };
+                    let stage =
+                        if super::write::is_fast(write) { "FastPath: insert" } else { "Insert" };
                     return Ok(Explain::stage(stage, &detail));
                 }
                 InsertSource::Query { query, .. } => ("Insert", read(query)),

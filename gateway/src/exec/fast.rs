@@ -1,9 +1,6 @@
 //! The fast path of reads: one row by primary key, without DataFusion and Arrow.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use cortex_functions::{scalar, session::EvalContext};
 use cortex_planner::bind::fast::FastSelect;
@@ -20,16 +17,13 @@ use crate::{
     statement::{Execution, RowSource, RowsTag},
 };
 
-/// Statements that took the fast path, in this process: a test compares it with the number of DataFusion plans.
-pub static FAST_STATEMENTS: AtomicU64 = AtomicU64::new(0);
-
 impl Session {
     pub async fn run_fast_select(
         &mut self,
         fast: &FastSelect,
         parameters: &[Datum],
     ) -> Result<Execution, PgError> {
-        FAST_STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        self.gateway.counters.count_fast_statement();
         let eval = self.eval_context();
         let table = &fast.table.descriptor;
         let rows = match primary_key(&fast.key, parameters, &eval, table)? {

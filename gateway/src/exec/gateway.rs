@@ -14,7 +14,7 @@ use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use tokio::runtime::Handle;
 
-use super::{activity::Activities, session::Session, settings::Settings};
+use super::{activity::Activities, counters::Counters, session::Session, settings::Settings};
 use crate::{
     catalog::{CatalogStore, MadeRows},
     error::{PgError, SqlState},
@@ -58,6 +58,7 @@ pub struct Gateway {
     pub(crate) activities: Arc<Activities>,
     /// Where analytic queries run, so that a long one does not hold up the connections.
     pub(crate) queries: Handle,
+    pub counters: Arc<Counters>,
     next_txn: AtomicU64,
     /// Rows of system relations over the published catalog, made once for each version.
     made: Mutex<(u64, Arc<MadeRows>)>,
@@ -73,6 +74,7 @@ impl Gateway {
             store,
             activities: Arc::default(),
             queries,
+            counters: Arc::default(),
             next_txn: AtomicU64::new(first),
             made: Mutex::default(),
         }

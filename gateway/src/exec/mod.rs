@@ -6,6 +6,9 @@
 /// What all sessions share; opening a session.
 pub mod gateway;
 
+/// Statements and plans counted.
+pub mod counters;
+
 /// Settings: definitions and a session's values.
 pub mod settings;
 

@@ -28,7 +28,9 @@ use datafusion::{
 use futures::{Stream, StreamExt};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
-use super::{gateway::Gateway, plan::QueryPlan, session::Session, settings::Settings};
+use super::{
+    counters::Counters, gateway::Gateway, plan::QueryPlan, session::Session, settings::Settings,
+};
 use crate::{
     error::{PgError, SqlState},
     statement::{Execution, RowSource, RowsTag},
@@ -45,6 +47,7 @@ pub(crate) struct QueryRun {
     pub context: Arc<StatementContext>,
     pub state: SessionState,
     queries: Handle,
+    counters: Arc<Counters>,
 }
 
 impl QueryRun {
@@ -65,7 +68,8 @@ impl QueryRun {
         let mut state = operators::session_state(config, runtime);
         // Hands the configuration, and with it the session, to every function of the physical plan.
         state.mark_start_execution();
-        Ok(QueryRun { context, state, queries: gateway.queries.clone() })
+        let (queries, counters) = (gateway.queries.clone(), gateway.counters.clone());
+        Ok(QueryRun { context, state, queries, counters })
     }
 
     /// Runs a physical plan on the query runtime.
@@ -158,6 +162,7 @@ pub(crate) async fn physical_plan(
     types: &[SqlType],
     parameters: &[Datum],
 ) -> Result<Arc<dyn ExecutionPlan>, PgError> {
+    run.counters.count_analytic_plan();
     let optimized = match query.optimized.get() {
         Some(plan) => plan.clone(),
         None => {

@@ -135,10 +135,9 @@ impl Transaction {
             return match client.commit(self.id).await {
                 Ok(_) => Ok(()),
                 Err(error) => {
-                    if !matches!(error, ShardError::OutcomeUnknown { .. }) {
-                        // The shard has undone it already or is gone; releasing is best effort.
-                        let _ = client.rollback(self.id).await;
-                    }
+                    // Best effort: the shard has undone it already, or is gone, or never got the commit, and then
+                    // would keep the locks for ever. To a transaction that was committed it does nothing.
+                    self.rollback(shards).await;
                     Err(error.into())
                 }
             };

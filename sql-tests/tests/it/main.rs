@@ -1,6 +1,7 @@
 //! The SQL tests: one binary, because each would link the same crates again.
 
 mod differential;
+mod embedded;
 mod generator;
 mod matrix;
 mod packages;

@@ -133,6 +133,7 @@ impl InsertSender {
     ) -> Result<Attempt, PgError> {
         let mut pending = std::mem::take(&mut self.pending);
         pending.retain(|_, rows| !rows.is_empty());
+        session.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && session.transaction.is_none();
         for (shard, rows) in pending {
             self.send(session, run, shard, rows, only).await?;

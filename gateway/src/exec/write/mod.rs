@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use cortex_functions::{scalar, session::EvalContext};
 use cortex_planner::{
-    bind::write::{BoundWrite, Returning},
+    bind::write::{BoundWrite, InsertSource, Returning},
     catalog::{Catalog, Table},
 };
 use cortex_shard_api::{
@@ -80,6 +80,9 @@ impl Session {
         autocommit: bool,
     ) -> Result<Execution, PgError> {
         self.refuse_in_read_only(verb(write))?;
+        if is_fast(write) {
+            self.gateway.counters.count_fast_statement();
+        }
         let table = write.table();
         let autocommit = autocommit && self.transaction.is_none();
         let guard = self.share_table(&table.descriptor, autocommit).await?;
@@ -170,18 +173,13 @@ impl Session {
 
     /// The context of a write or lock: begins a transaction if there is none, and on the shard if it is new there.
     pub(super) fn write_context(&mut self, shard: ShardId) -> Result<RequestContext, PgError> {
-        let strict = self.settings.get("cortex.multi_shard_writes").as_deref() == Some("strict");
+        let strict = self.is_strict();
         let lock_timeout = self.settings.lock_timeout();
         let cross_timeout = self.settings.cross_shard_lock_timeout();
         let transaction = self.ensure_transaction();
         let crosses = transaction.touches_another(shard);
         if strict && crosses {
-            return Err(PgError::new(
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "the transaction would write on more than one shard",
-            )
-            .with_detail("Each shard commits on its own: such a transaction is not atomic.")
-            .with_hint("Keep a transaction's rows under one shard key, or SET cortex.multi_shard_writes = 'best_effort'."));
+            return Err(several_shards());
         }
         transaction.touch(shard);
         let (txn, mark) = (transaction.id, transaction.mark);
@@ -192,6 +190,20 @@ impl Session {
             limit => limit,
         };
         Ok(RequestContext { txn: Some(txn), mark, lock_timeout, ..self.request_base() })
+    }
+
+    fn is_strict(&self) -> bool {
+        self.settings.get("cortex.multi_shard_writes").as_deref() == Some("strict")
+    }
+
+    /// Under `strict`, refuses a write on several shards before the first of them is asked for anything.
+    pub(super) fn refuse_several(
+        &self,
+        shards: impl IntoIterator<Item = ShardId>,
+    ) -> Result<(), PgError> {
+        let touched = self.transaction.iter().flat_map(|it| it.touched().iter().copied());
+        let all: BTreeSet<ShardId> = touched.chain(shards).collect();
+        if all.len() > 1 && self.is_strict() { Err(several_shards()) } else { Ok(()) }
     }
 
     /// A lock that was waited for too long while others are held on another shard counts as a deadlock.
@@ -212,6 +224,30 @@ impl Session {
             .into(),
             error => error.into(),
         }
+    }
+}
+
+/// 0A000 of `cortex.multi_shard_writes = 'strict'`.
+fn several_shards() -> PgError {
+    PgError::new(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        "the transaction would write on more than one shard",
+    )
+    .with_detail("Each shard commits on its own: such a transaction is not atomic.")
+    .with_hint(
+        "Keep a transaction's rows under one shard key, or SET cortex.multi_shard_writes = \
+         'best_effort'.",
+    )
+}
+
+/// Whether the statement names its one row by key or by all its values, so that no query is planned.
+pub(super) fn is_fast(write: &BoundWrite) -> bool {
+    match write {
+        BoundWrite::UpdateByKey(_) | BoundWrite::DeleteByKey(_) => true,
+        BoundWrite::Insert(insert) => {
+            matches!(&insert.source, InsertSource::Values(rows) if rows.len() == 1)
+        }
+        BoundWrite::Update(_) | BoundWrite::Delete(_) => false,
     }
 }
 

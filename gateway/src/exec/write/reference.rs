@@ -31,6 +31,7 @@ impl Session {
         primary: ShardId,
         op: WriteOp,
     ) -> Result<WriteOutcome, PgError> {
+        self.refuse_several(run.table.shards())?;
         let deleted = deleted_keys(&op);
         let outcome = self.send(run, primary, op, false, true).await?;
         let WriteOutcome::Done { affected, rows } = outcome else { return Ok(outcome) };

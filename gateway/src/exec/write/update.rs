@@ -139,6 +139,7 @@ impl Session {
         }
         drop(batches);
         pending.retain(|_, items| !items.is_empty());
+        self.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && self.transaction.is_none();
         for (shard, items) in pending {
             let outcome = self.send_found(run, shard, to_op(items), only).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cortex_functions::registry;
-use cortex_shard_api::{ScalarExpr, descriptor::Placement};
+use cortex_shard_api::{ScalarExpr, SqlType, TypeMod, descriptor::Placement};
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart};
 
 use crate::{
@@ -103,7 +103,7 @@ pub(crate) fn last_ident(name: &ObjectName) -> Result<&Ident, PlanError> {
 /// Splits a predicate over one table into the values of its primary key and the rest.
 ///
 /// `None` unless every key column is compared for equality, at the top level of AND, with an expression of the column's own
-/// type that needs no row. The rest is what remains to be checked on the row.
+/// type (or an integer of fewer bytes) that needs no row. The rest is what remains to be checked on the row.
 pub fn key_of(
     table: &Table,
     predicate: &TypedExpr,
@@ -137,7 +137,7 @@ pub fn key_of(
     Some((key, rest))
 }
 
-/// `column = value`, either way round, with the equality of the column's type.
+/// `column = value`, either way round, with the equality of the column's type, or with a narrower integer.
 fn equality(table: &Table, term: &TypedExpr) -> Option<(usize, ScalarExpr)> {
     let Kind::Call { call, args } = &term.kind else { return None };
     let [left, right] = &args[..] else { return None };
@@ -151,9 +151,26 @@ fn equality(table: &Table, term: &TypedExpr) -> Option<(usize, ScalarExpr)> {
         _ => return None,
     };
     let ty = table.descriptor.columns.get(position)?.ty.ty;
-    let same_type = registry::resolve_operator("=", Some(ty), ty).ok()?;
-    let fits = call.signature == same_type.signature && !value.has_column() && is_stable(value);
-    fits.then(|| value.to_scalar()).flatten().map(|value| (position, value))
+    let means_same = |left, right| {
+        registry::resolve_operator("=", Some(left), right)
+            .is_ok_and(|equality| equality.signature == call.signature)
+    };
+    if value.has_column() || !is_stable(value) {
+        return None;
+    }
+    if means_same(ty, ty) {
+        return Some((position, value.to_scalar()?));
+    }
+    // `bigint_column = 1` compares with an int4 literal. Every value of a narrower integer is one of the column's.
+    let (given, width) = (value.ty.ty, [SqlType::Int2, SqlType::Int4, SqlType::Int8]);
+    let place = |ty| width.iter().position(|it| *it == ty);
+    let is_narrower = place(given)? < place(ty)?;
+    if !is_narrower || !(means_same(ty, given) || means_same(given, ty)) {
+        return None;
+    }
+    let arg = Box::new(value.to_scalar()?);
+    let wider = ScalarExpr::Cast { arg, to: TypeMod::plain(ty), explicit: false };
+    Some((position, wider))
 }
 
 /// Whether the expression has one value for the whole statement.

@@ -1,0 +1,231 @@
+//! A `ShardClient` that fails, or loses the answer of, the n-th commit, and counts what reaches the shards.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cortex_shard_api::{
+    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
+    client::{
+        BatchStream, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
+        RequestContext, ScanRowsRequest, SequenceSpec, SequenceState, SequenceValues, ShardClient,
+        StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
+    },
+};
+
+/// What happens to a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The shard refuses it: nothing is committed, and the gateway is told so.
+    Refuse,
+    /// The shard commits, but its answer never arrives.
+    LoseAnswer,
+    /// The request never arrives, which looks the same from outside.
+    LoseRequest,
+}
+
+/// Shared by the clients of all data shards, so that commits are counted in the order in which they are sent.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// By number of the commit, from 1, since `plan`.
+    planned: Mutex<BTreeMap<u64, Fault>>,
+    /// The next `validate` is refused.
+    refuse_validation: Mutex<bool>,
+    commits: AtomicU64,
+    writes: AtomicU64,
+}
+
+impl Faults {
+    /// Counts anew; the commits with these numbers meet these faults.
+    pub fn plan(&self, faults: impl IntoIterator<Item = (u64, Fault)>) {
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = faults.into_iter().collect();
+        self.commits.store(0, Ordering::SeqCst);
+        self.writes.store(0, Ordering::SeqCst);
+    }
+
+    pub fn refuse_next_validation(&self) {
+        *self.refuse_validation.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Commits that were asked for, with those that a write brings along.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    /// Write requests that reached a shard.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    fn next(&self) -> Option<Fault> {
+        let n = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner).remove(&n)
+    }
+}
+
+#[derive(Debug)]
+pub struct Faulty {
+    shard: Arc<dyn ShardClient>,
+    faults: Arc<Faults>,
+}
+
+impl Faulty {
+    pub fn new(shard: Arc<dyn ShardClient>, faults: Arc<Faults>) -> Faulty {
+        Faulty { shard, faults }
+    }
+
+    fn unavailable(&self) -> ShardError {
+        ShardError::Unavailable { shard: self.id(), reason: "the test says so".to_owned() }
+    }
+
+    /// Carries a commit out as the plan says.
+    async fn committing<T>(
+        &self,
+        commit: impl Future<Output = Result<T, ShardError>>,
+    ) -> Result<T, ShardError> {
+        match self.faults.next() {
+            None => commit.await,
+            Some(Fault::Refuse) => Err(self.unavailable()),
+            Some(Fault::LoseRequest) => Err(ShardError::OutcomeUnknown { shard: self.id() }),
+            Some(Fault::LoseAnswer) => {
+                commit.await?;
+                Err(ShardError::OutcomeUnknown { shard: self.id() })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ShardClient for Faulty {
+    fn id(&self) -> ShardId {
+        self.shard.id()
+    }
+
+    async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ShardError> {
+        self.faults.writes.fetch_add(1, Ordering::SeqCst);
+        if !request.commit {
+            return self.shard.write(request).await;
+        }
+        self.committing(self.shard.write(request)).await
+    }
+
+    async fn validate(&self, txn: TxnId) -> Result<(), ShardError> {
+        let refuse = std::mem::take(
+            &mut *self.faults.refuse_validation.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        if refuse { Err(self.unavailable()) } else { self.shard.validate(txn).await }
+    }
+
+    async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError> {
+        self.committing(self.shard.commit(txn)).await
+    }
+
+    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+        self.shard.open_snapshot(context).await
+    }
+
+    fn close_snapshot(&self, snapshot: SnapshotId) {
+        self.shard.close_snapshot(snapshot)
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
+        self.shard.get(request).await
+    }
+
+    async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
+        self.shard.scan_rows(request).await
+    }
+
+    async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
+        self.shard.execute(request).await
+    }
+
+    async fn lock_rows(&self, request: LockRowsRequest) -> Result<Vec<LockedRow>, ShardError> {
+        self.shard.lock_rows(request).await
+    }
+
+    async fn lock_table(
+        &self,
+        context: &RequestContext,
+        table: Oid,
+        lock: TableLock,
+    ) -> Result<(), ShardError> {
+        self.shard.lock_table(context, table, lock).await
+    }
+
+    async fn rollback_to(&self, txn: TxnId, mark: u32) -> Result<(), ShardError> {
+        self.shard.rollback_to(txn, mark).await
+    }
+
+    async fn rollback(&self, txn: TxnId) -> Result<(), ShardError> {
+        self.shard.rollback(txn).await
+    }
+
+    async fn build_index(
+        &self,
+        context: &RequestContext,
+        table: Arc<TableDescriptor>,
+        index: usize,
+    ) -> Result<(), ShardError> {
+        self.shard.build_index(context, table, index).await
+    }
+
+    async fn rewrite_table(
+        &self,
+        context: &RequestContext,
+        from: Arc<TableDescriptor>,
+        to: Arc<TableDescriptor>,
+    ) -> Result<u64, ShardError> {
+        self.shard.rewrite_table(context, from, to).await
+    }
+
+    async fn drop_storage(&self, storages: Vec<StorageId>) -> Result<(), ShardError> {
+        self.shard.drop_storage(storages).await
+    }
+
+    async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError> {
+        self.shard.storage_stats(storage).await
+    }
+
+    async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
+        self.shard.storages().await
+    }
+
+    async fn sequence_next(
+        &self,
+        spec: &SequenceSpec,
+        count: u32,
+    ) -> Result<SequenceValues, ShardError> {
+        self.shard.sequence_next(spec, count).await
+    }
+
+    async fn sequence_set(
+        &self,
+        spec: &SequenceSpec,
+        state: SequenceState,
+    ) -> Result<(), ShardError> {
+        self.shard.sequence_set(spec, state).await
+    }
+
+    async fn sequence_get(&self, spec: &SequenceSpec) -> Result<Option<SequenceState>, ShardError> {
+        self.shard.sequence_get(spec).await
+    }
+
+    async fn meta_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ShardError> {
+        self.shard.meta_scan(prefix).await
+    }
+
+    async fn meta_write(
+        &self,
+        guard: (Vec<u8>, Option<Vec<u8>>),
+        writes: Vec<MetaWrite>,
+    ) -> Result<LogIndex, ShardError> {
+        self.shard.meta_write(guard, writes).await
+    }
+}

@@ -1,0 +1,114 @@
+//! The database inside the test's own process, where its counters can be read and its shards can be made to fail.
+//!
+//! Lives here: opening shards under `Faulty` clients and serving them on a port. Clients still come over the wire. Not here:
+//! anything that a process of its own can show (`CortexServer`).
+
+mod commits;
+mod fast_path;
+mod faulty;
+
+use std::{
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use cortex_gateway::{
+    catalog::CatalogStore,
+    exec::{
+        counters::Counters,
+        gateway::{Gateway, Service, Shards},
+    },
+    listener::Server,
+};
+use cortex_shard_api::{ShardId, client::ShardClient};
+use cortex_shard_node::{Shard, ShardConfig};
+use cortex_sql_tests::client::{Client, Target};
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use self::faulty::{Faults, Faulty};
+
+/// As the program has it: binding recurses over a statement.
+const STACK_BYTES: usize = 32 << 20;
+const CONNECTIONS: usize = 20;
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A gateway over embedded shards, on a port of its own.
+pub struct Database {
+    pub target: Target,
+    pub counters: Arc<Counters>,
+    /// What every data shard's client asks before it commits.
+    pub faults: Arc<Faults>,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+    _data: TempDir,
+}
+
+impl Database {
+    pub fn start(n_shards: u32) -> Result<Database> {
+        let data = tempfile::Builder::new().prefix("cortex-embedded").tempdir()?;
+        let stop = CancellationToken::new();
+        let faults = Arc::new(Faults::default());
+        let (ready, opened) = mpsc::channel();
+        let (path, stopped, seen) = (data.path().to_owned(), stop.clone(), faults.clone());
+        let serving = std::thread::spawn(move || {
+            let Ok(runtime) = runtime() else { return };
+            let Ok(queries) = self::runtime() else { return };
+            let handle = queries.handle().clone();
+            runtime.block_on(async {
+                let opening = async {
+                    let shards = (0..=n_shards)
+                        .map(|id| -> Result<Arc<dyn ShardClient>> {
+                            let config = ShardConfig::new(ShardId(id), path.join(id.to_string()));
+                            let (shard, _) = Shard::open(config)?;
+                            Ok(Arc::new(Faulty::new(shard, seen.clone())))
+                        })
+                        .collect::<Result<Vec<_>>>()?;
+                    let (meta, rows) = shards.split_first().context("no shards")?;
+                    let store = CatalogStore::open(meta.clone(), rows.to_vec()).await;
+                    let store = Arc::new(store.map_err(|error| anyhow!("{error}"))?);
+                    let gateway = Arc::new(Gateway::new(Shards::new(shards), store, handle));
+                    let server = Server::bind("127.0.0.1:0", CONNECTIONS, GRACE, None).await?;
+                    server.gate().open(Arc::new(Service(gateway.clone())));
+                    let port = server.address()?.port();
+                    anyhow::Ok((server, port, gateway.counters.clone()))
+                };
+                match opening.await {
+                    Ok((server, port, counters)) => {
+                        let _ = ready.send(Ok((port, counters)));
+                        server.serve(stopped).await;
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            });
+            queries.shutdown_background();
+        });
+        let (port, counters) = opened.recv().context("the database did not start")??;
+        let target = Target::local(port);
+        Ok(Database { target, counters, faults, stop, serving: Some(serving), _data: data })
+    }
+
+    pub fn connect(&self) -> Result<Client> {
+        Ok(Client::connect(&self.target)?)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(serving) = self.serving.take() {
+            let _ = serving.join();
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()?)
+}
