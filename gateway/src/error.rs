@@ -160,6 +160,8 @@ pub struct ErrorFields {
     pub constraint: Option<String>,
     /// CONTEXT, such as `COPY t, line 3, column b: "x"`.
     pub context: Option<String>,
+    /// The statement was bound to a schema that is no more, and has done nothing: it may be bound again.
+    pub is_stale: bool,
 }
 
 /// An error as the client sees it: one pointer, so that `Result`s stay small. Read and change its fields through it.
@@ -196,7 +198,14 @@ impl PgError {
             column: None,
             constraint: None,
             context: None,
+            is_stale: false,
         }))
+    }
+
+    /// An error of a statement that did nothing because the schema has changed since it was bound.
+    pub fn stale(mut self) -> PgError {
+        self.is_stale = true;
+        self
     }
 
     /// An error after which the connection ends.
@@ -411,6 +420,7 @@ impl From<ShardError> for PgError {
             ShardError::StaleEpoch { shard: _, current: _ } => {
                 with(SqlState::SERIALIZATION_FAILURE)
                     .with_hint("The shard map has changed meanwhile; retry the transaction.")
+                    .stale()
             }
             ShardError::TransactionLost { shard: _ } => with(SqlState::SERIALIZATION_FAILURE)
                 .with_hint("The transaction might succeed if retried."),

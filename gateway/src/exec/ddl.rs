@@ -22,7 +22,7 @@ use sqlparser::ast::{Query, Statement};
 
 use super::{
     gateway::Gateway,
-    plan::QueryPlan,
+    plan::{QueryPlan, WritePlan},
     query::{QueryRun, physical_plan},
     rows::BatchRows,
     session::Session,
@@ -151,7 +151,12 @@ impl Session {
             returning: None,
         };
         let written = self
-            .run_write(&BoundWrite::Insert(insert), &[], Arc::from(Vec::<Datum>::new()), false)
+            .run_write(
+                &WritePlan::new(BoundWrite::Insert(insert)),
+                &[],
+                Arc::from(Vec::<Datum>::new()),
+                false,
+            )
             .await?;
         match written {
             Execution::Command(tag) => {

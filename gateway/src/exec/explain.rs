@@ -16,7 +16,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 
 use super::{
-    plan::{Plan, PreparedPlan, QueryPlan, text_columns},
+    plan::{Plan, PreparedPlan, QueryPlan, WritePlan, text_columns},
     query::physical_plan,
     session::Session,
 };
@@ -131,13 +131,12 @@ impl Session {
 
     async fn explain_write(
         &self,
-        write: &BoundWrite,
+        write: &WritePlan,
         types: &[SqlType],
         parameters: &[Datum],
     ) -> Result<Explain, PgError> {
-        let name = &write.table().descriptor.name;
-        let read = |query: &cortex_planner::lower::BoundQuery| QueryPlan::new(query.clone());
-        let (stage, query) = match write {
+        let name = &write.bound.table().descriptor.name;
+        let stage = match &write.bound {
             BoundWrite::UpdateByKey(it) => {
                 let key = (&it.key[..], it.predicate.is_some());
                 return self.explain_key("update", &it.table.descriptor, key, parameters);
@@ -153,12 +152,12 @@ impl Session {
                         if super::write::is_fast(write) { "FastPath: insert" } else { "Insert" };
                     return Ok(Explain::stage(stage, &detail));
                 }
-                InsertSource::Query { query, .. } => ("Insert", read(query)),
+                InsertSource::Query { .. } => "Insert",
             },
-            BoundWrite::Update(it) => ("Update", read(&it.query)),
-            BoundWrite::Delete(it) => ("Delete", read(&it.query)),
+            BoundWrite::Update(_) => "Update",
+            BoundWrite::Delete(_) => "Delete",
         };
-        let (plan, _) = self.planned(&query, types, parameters, false).await?;
+        let (plan, _) = self.planned(write.read()?, types, parameters, false).await?;
         Ok(explain::explain(&plan, false).below(stage, name))
     }
 }

@@ -27,6 +27,9 @@ mod transaction;
 /// SELECT by key.
 pub mod fast;
 
+/// Statements that met a schema change.
+mod rerun;
+
 /// SELECT through DataFusion.
 pub(crate) mod query;
 
@@ -73,8 +76,24 @@ use crate::{
     statement::{Execution, Prepared},
 };
 
-/// Runs a bound statement by its kind.
+/// Runs a bound statement, again if the schema changes under it.
 async fn dispatch(
+    session: &mut Session,
+    prepared: &Arc<Prepared>,
+    plan: &PreparedPlan,
+    parameters: Arc<[Datum]>,
+    autocommit: bool,
+) -> Result<Execution, PgError> {
+    match dispatch_once(session, prepared, plan, parameters.clone(), autocommit).await {
+        Err(error) if error.is_stale && plan.plan.can_run_again() => {
+            Box::pin(session.rerun(prepared, parameters, autocommit, error)).await
+        }
+        done => done,
+    }
+}
+
+/// Runs a bound statement by its kind.
+async fn dispatch_once(
     session: &mut Session,
     prepared: &Arc<Prepared>,
     plan: &PreparedPlan,

@@ -4,7 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use cortex_planner::{
     PlanError, PlanErrorKind,
-    bind::{Binder, OutputColumn, ddl::DdlCommand, fast::FastSelect, write::BoundWrite},
+    bind::{
+        Binder, OutputColumn,
+        ddl::DdlCommand,
+        fast::FastSelect,
+        write::{BoundWrite, is_write},
+    },
     lower::BoundQuery,
 };
 use cortex_shard_api::{SqlType, TypeMod};
@@ -23,7 +28,7 @@ use crate::{
 pub(crate) enum Plan {
     FastSelect(FastSelect),
     Query(QueryPlan),
-    Write(BoundWrite),
+    Write(WritePlan),
     Ddl(DdlCommand),
     /// Run from the AST: transactions, settings, cursors, COPY, EXPLAIN.
     Utility,
@@ -44,6 +49,25 @@ impl QueryPlan {
     }
 }
 
+/// A bound write, and the plan of the query that it reads its rows from.
+#[derive(Debug)]
+pub(crate) struct WritePlan {
+    pub bound: BoundWrite,
+    read: Option<QueryPlan>,
+}
+
+impl WritePlan {
+    pub fn new(bound: BoundWrite) -> WritePlan {
+        let read = bound.query().cloned().map(QueryPlan::new);
+        WritePlan { bound, read }
+    }
+
+    /// The query of a write that has one.
+    pub fn read(&self) -> Result<&QueryPlan, PgError> {
+        self.read.as_ref().ok_or_else(|| PgError::internal("a write without its query"))
+    }
+}
+
 /// What `Prepared::plan` holds.
 #[derive(Debug)]
 pub(crate) struct PreparedPlan {
@@ -61,6 +85,11 @@ impl Plan {
     pub fn ends_failed_transaction(&self) -> bool {
         // Utility statements decide for themselves: only COMMIT, ROLLBACK and ROLLBACK TO pass `utility::run`.
         matches!(self, Plan::Utility)
+    }
+
+    /// Whether the statement may be bound and run again when the schema has changed under it.
+    pub fn can_run_again(&self) -> bool {
+        matches!(self, Plan::FastSelect(_) | Plan::Query(_) | Plan::Write(_))
     }
 
     /// Whether several statements up to Sync need a transaction around this one.
@@ -132,7 +161,9 @@ impl PreparedPlan {
         Ok(match &self.plan {
             Plan::FastSelect(fast) => Some(fast.columns.clone()),
             Plan::Query(query) => Some(query.bound.columns.clone().into()),
-            Plan::Write(write) => write.returning().map(|returning| returning.columns.clone()),
+            Plan::Write(write) => {
+                write.bound.returning().map(|returning| returning.columns.clone())
+            }
             Plan::Ddl(_) => None,
             Plan::Explain(_) => Some(text_columns(&["QUERY PLAN"])),
             Plan::Utility => utility_columns(session, &self.parsed.ast)?,
@@ -190,6 +221,9 @@ fn bind_statement(
     let settings = session.eval_context().settings;
     let mut binder = Binder::new(&namespace, &settings, sql.clone(), parameters);
     let plan = match statement {
+        Statement::Query(query) if is_write(query) => {
+            Plan::Write(WritePlan::new(binder.bind_with_write(query, fast_path)?))
+        }
         Statement::Query(query) => {
             let fast = if fast_path { binder.bind_fast_select(query) } else { None };
             match fast {
@@ -197,9 +231,9 @@ fn bind_statement(
                 None => Plan::Query(QueryPlan::new(binder.bind_query(query)?)),
             }
         }
-        Statement::Insert(insert) => Plan::Write(BoundWrite::Insert(binder.bind_insert(insert)?)),
-        Statement::Update(update) => Plan::Write(binder.bind_update(update, fast_path)?),
-        Statement::Delete(delete) => Plan::Write(binder.bind_delete(delete, fast_path)?),
+        Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
+            Plan::Write(WritePlan::new(binder.bind_write(statement, fast_path)?))
+        }
         other => {
             let words: Vec<String> =
                 other.to_string().split_whitespace().take(2).map(str::to_uppercase).collect();

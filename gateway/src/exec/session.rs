@@ -285,7 +285,7 @@ impl Session {
     }
 
     /// A plan made for an older catalog or another search path is made again.
-    fn refreshed(&mut self, prepared: &Arc<Prepared>) -> Result<Arc<Prepared>, PgError> {
+    pub fn refreshed(&mut self, prepared: &Arc<Prepared>) -> Result<Arc<Prepared>, PgError> {
         let plan = PreparedPlan::of(prepared)?;
         if plan.is_current(self) {
             return Ok(prepared.clone());

@@ -202,7 +202,15 @@ fn parse_tokens(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgError> {
     if is_ddl(words.next().unwrap_or_default(), words.next().unwrap_or_default()) {
         return parse_schema_change(sql, tokens);
     }
-    Ok(Ast::Sql(Box::new(parse_sql(sql, shim::rewrite(tokens))?)))
+    let mut tokens = shim::rewrite(tokens);
+    let overriding = shim::take_overriding(&mut tokens);
+    let mut statement = parse_sql(sql, tokens)?;
+    if let Some(overriding) = overriding
+        && !overriding.attach(&mut statement)
+    {
+        return Err(near(sql, &overriding.token));
+    }
+    Ok(Ast::Sql(Box::new(statement)))
 }
 
 fn parse_schema_change(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgError> {

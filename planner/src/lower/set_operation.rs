@@ -59,7 +59,8 @@ impl Binder<'_> {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 return Err(PlanError::unsupported(
                     "data-modifying statements in WITH are not supported",
-                    "Run them as statements of their own in one transaction.",
+                    "Run them as statements of their own in one transaction; queries in WITH may stand before INSERT, \
+                     UPDATE and DELETE.",
                 ));
             }
         };

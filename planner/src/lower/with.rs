@@ -29,7 +29,7 @@ pub struct Cte {
 
 impl Binder<'_> {
     /// Plans the WITH queries and brings them in sight; the caller takes them out again.
-    pub(super) fn bind_with(&mut self, with: &With) -> Result<(), PlanError> {
+    pub(crate) fn bind_with(&mut self, with: &With) -> Result<(), PlanError> {
         let first = self.ctes.len();
         for cte in &with.cte_tables {
             let name = fold_ident(&cte.alias.name);

@@ -5,3 +5,4 @@ mod embedded;
 mod generator;
 mod matrix;
 mod packages;
+mod schema_changes;

@@ -60,6 +60,7 @@ impl Session {
             types: Vec::new(),
             eval: self.eval_context(),
             returning: false,
+            joined: 0,
             autocommit: false,
         };
         let width = table.descriptor.columns.len();

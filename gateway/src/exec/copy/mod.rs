@@ -19,6 +19,9 @@ use crate::{
     statement::Execution,
 };
 
+/// How often COPY FROM looks its table up again; see `rerun`.
+const COPY_RERUNS_MAX: usize = 100;
+
 impl Session {
     pub async fn run_copy(
         &mut self,
@@ -28,9 +31,20 @@ impl Session {
     ) -> Result<Execution, PgError> {
         match (&copy.source, copy.direction) {
             (CopySource::Table { name, columns }, CopyDirection::FromStdin) => {
-                let table = self.copy_table(name)?;
-                let positions = column_positions(&table, columns)?;
-                self.copy_from(&table, positions, &copy.options, autocommit).await
+                for _ in 0..COPY_RERUNS_MAX {
+                    let table = self.copy_table(name)?;
+                    let positions = column_positions(&table, columns)?;
+                    match self.copy_from(&table, positions, &copy.options, autocommit).await {
+                        // The table changed while its lock was waited for; no data has been asked for yet.
+                        Err(error) if error.is_stale => {}
+                        done => return done,
+                    }
+                }
+                Err(PgError::new(
+                    SqlState::SERIALIZATION_FAILURE,
+                    format!("table \"{}\" is being changed again and again", name.join(".")),
+                )
+                .with_hint("Run the statement again."))
             }
             (CopySource::Table { name, columns }, CopyDirection::ToStdout) => {
                 self.copy_table_to(name, columns, &copy.options).await

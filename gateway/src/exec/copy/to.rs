@@ -73,7 +73,7 @@ impl Session {
                 self.run_query(&query, &[], &[]).await?
             }
             Plan::Query(query) => self.run_locking_query(&query, &[], &[]).await?,
-            Plan::Write(write) if write.returning().is_some() => {
+            Plan::Write(write) if write.bound.returning().is_some() => {
                 self.run_write(&write, &[], Arc::from(Vec::new()), autocommit).await?
             }
             _ => {

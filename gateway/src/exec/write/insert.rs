@@ -15,7 +15,7 @@ use crate::{
     error::PgError,
     exec::{
         defaults::RowMaker,
-        plan::QueryPlan,
+        plan::{QueryPlan, WritePlan},
         query::{Batches, physical_plan},
         rows::BatchRows,
     },
@@ -25,6 +25,7 @@ impl Session {
     pub(super) async fn attempt_insert(
         &mut self,
         insert: &BoundInsert,
+        plan: &WritePlan,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
         let on_conflict = conflict(&insert.on_conflict, run);
@@ -37,9 +38,9 @@ impl Session {
                     sender.push(self, run, row).await?;
                 }
             }
-            InsertSource::Query { query, row } => {
-                let query = QueryPlan::new((**query).clone());
-                let mut batches = self.source(&query, run).await?;
+            InsertSource::Query { row, .. } => {
+                let query = plan.read()?;
+                let mut batches = self.source(query, run).await?;
                 let types: Vec<_> = query.bound.columns.iter().map(|column| column.ty.ty).collect();
                 while let Some(batch) = batches.next().await {
                     let batch = batch?;

@@ -25,7 +25,7 @@ use cortex_shard_api::{
     descriptor::Placement,
 };
 
-use super::session::Session;
+use super::{plan::WritePlan, session::Session};
 use crate::{
     error::{PgError, SqlState},
     statement::{Execution, RowSource, RowsTag, Shielded},
@@ -60,6 +60,8 @@ pub(super) struct WriteRun {
     pub types: Vec<SqlType>,
     pub eval: EvalContext,
     pub returning: bool,
+    /// Values of joined tables that RETURNING wants behind each row.
+    pub joined: usize,
     /// The write may commit with its only request.
     pub autocommit: bool,
 }
@@ -74,11 +76,12 @@ impl WriteRun {
 impl Session {
     pub async fn run_write(
         &mut self,
-        write: &BoundWrite,
+        plan: &WritePlan,
         types: &[SqlType],
         parameters: Arc<[Datum]>,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
+        let write = &plan.bound;
         self.refuse_in_read_only(verb(write))?;
         if is_fast(write) {
             self.gateway.counters.count_fast_statement();
@@ -93,26 +96,28 @@ impl Session {
             types: types.to_vec(),
             eval: self.eval_context(),
             returning: write.returning().is_some(),
+            joined: write.returning().map_or(0, |returning| returning.joined),
             autocommit,
         };
-        let written = self.attempts(write, &run).await?;
+        let written = self.attempts(plan, &run).await?;
         drop(guard);
         answer(verb(write), write.returning(), &run, written)
     }
 
     /// Runs the statement until no row changes under it.
-    async fn attempts(&mut self, write: &BoundWrite, run: &WriteRun) -> Result<Written, PgError> {
+    async fn attempts(&mut self, plan: &WritePlan, run: &WriteRun) -> Result<Written, PgError> {
         for _ in 0..RETRIES_MAX {
             if let Some(transaction) = &mut self.transaction {
                 transaction.next_mark();
             }
-            match self.attempt(write, run).await? {
-                Attempt::Done(written) => return Ok(written),
-                Attempt::Retry => {
-                    if let Some(transaction) = &self.transaction {
-                        transaction.undo(transaction.mark, &self.gateway.shards).await?;
-                    }
+            match self.attempt(plan, run).await {
+                Ok(Attempt::Done(written)) => return Ok(written),
+                Ok(Attempt::Retry) => self.undo_statement().await?,
+                Err(error) if error.is_stale => {
+                    self.undo_statement().await?;
+                    return Err(error);
                 }
+                Err(error) => return Err(error),
             }
         }
         Err(PgError::new(
@@ -122,11 +127,19 @@ impl Session {
         .with_hint("Run the transaction again."))
     }
 
-    async fn attempt(&mut self, write: &BoundWrite, run: &WriteRun) -> Result<Attempt, PgError> {
-        match write {
-            BoundWrite::Insert(insert) => self.attempt_insert(insert, run).await,
-            BoundWrite::Update(update) => self.attempt_update(update, run).await,
-            BoundWrite::Delete(delete) => self.attempt_delete(delete, run).await,
+    /// Undoes what an attempt wrote, everywhere; its locks stay.
+    async fn undo_statement(&self) -> Result<(), PgError> {
+        match &self.transaction {
+            Some(transaction) => transaction.undo(transaction.mark, &self.gateway.shards).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn attempt(&mut self, plan: &WritePlan, run: &WriteRun) -> Result<Attempt, PgError> {
+        match &plan.bound {
+            BoundWrite::Insert(insert) => self.attempt_insert(insert, plan, run).await,
+            BoundWrite::Update(update) => self.attempt_update(update, plan.read()?, run).await,
+            BoundWrite::Delete(_) => self.attempt_delete(plan.read()?, run).await,
             BoundWrite::UpdateByKey(update) => self.attempt_update_by_key(update, run).await,
             BoundWrite::DeleteByKey(delete) => self.attempt_delete_by_key(delete, run).await,
         }

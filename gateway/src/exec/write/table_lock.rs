@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cortex_shard_api::{TableDescriptor, TxnId, client::TableLock};
+use cortex_shard_api::{Oid, TableDescriptor, TxnId, client::TableLock};
 
 use super::Session;
 use crate::{
@@ -54,8 +54,27 @@ impl Session {
                 SqlState::SERIALIZATION_FAILURE,
                 format!("table \"{}\" was changed while the statement waited for it", table.name),
             )
-            .with_hint("Run the statement again."));
+            .with_hint("Run the statement again.")
+            .stale());
         }
         Ok(guard)
+    }
+
+    /// Waits until no schema change of these tables is under way. A transaction keeps the locks.
+    pub(in crate::exec) async fn await_tables(&mut self, tables: &[Oid]) -> Result<(), PgError> {
+        let store = self.gateway.store.clone();
+        let timeout = self.settings.lock_timeout();
+        let (txn, own) = match &self.transaction {
+            Some(transaction) => (transaction.id, None),
+            None => {
+                let txn = self.gateway.next_txn();
+                (txn, Some(txn))
+            }
+        };
+        let _guard = Shared { store: store.clone(), txn: own };
+        for table in tables {
+            store.locks().lock(txn, *table, TableLock::Shared, timeout).await?;
+        }
+        Ok(())
     }
 }

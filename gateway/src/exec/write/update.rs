@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::record_batch::RecordBatch;
-use cortex_planner::bind::write::{BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey};
+use cortex_planner::bind::write::{BoundDeleteByKey, BoundUpdate, BoundUpdateByKey};
 use cortex_shard_api::{
     Datum, LogIndex, ShardId, SqlType,
     client::{Key, RowUpdate, WriteOp, WriteOutcome},
@@ -71,6 +71,7 @@ impl Session {
     pub(super) async fn attempt_update(
         &mut self,
         update: &BoundUpdate,
+        query: &QueryPlan,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
         let positions: Vec<usize> =
@@ -85,18 +86,16 @@ impl Session {
         };
         let to_op =
             |rows: Vec<RowUpdate>| WriteOp::Update { rows, assigned: update.assigned.clone() };
-        let query = QueryPlan::new((*update.query).clone());
-        self.write_found(&query, run, to_update, to_op).await
+        self.write_found(query, run, to_update, to_op).await
     }
 
     pub(super) async fn attempt_delete(
         &mut self,
-        delete: &BoundDelete,
+        query: &QueryPlan,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
-        let query = QueryPlan::new((*delete.query).clone());
         let to_op = |rows| WriteOp::Delete { rows };
-        self.write_found(&query, run, |key, seen, _| (key, seen), to_op).await
+        self.write_found(query, run, |key, seen, _| (key, seen), to_op).await
     }
 
     /// Sends what a query found to the shards that own it, in bounded requests. A row found twice (joins) is written once,
@@ -113,7 +112,7 @@ impl Session {
         let identity = [SqlType::Bytea, SqlType::Int8];
         let computed = query.bound.columns.iter().map(|column| column.ty.ty);
         let types: Vec<SqlType> = identity.into_iter().chain(computed).collect();
-        let mut pending: BTreeMap<ShardId, Vec<T>> = BTreeMap::new();
+        let mut pending: BTreeMap<ShardId, Found<T>> = BTreeMap::new();
         let mut seen_keys = std::collections::HashSet::new();
         let mut written = Written::default();
         while let Some(batch) = batches.next().await {
@@ -125,41 +124,69 @@ impl Session {
                     continue;
                 }
                 let shard = key::shard_of_key(&run.table, &key);
-                let values = rows.values_after(index, 2)?;
-                let items = pending.entry(shard).or_default();
-                items.push(to_item(key, version, values));
-                if items.len() >= ROWS_PER_REQUEST {
-                    let op = to_op(std::mem::take(items));
-                    let outcome = self.send_found(run, shard, op, false).await?;
-                    if !written.add(outcome) {
+                let mut values = rows.values_after(index, 2)?;
+                let found = pending.entry(shard).or_default();
+                if run.joined > 0 {
+                    found.joined.push(values.split_off(values.len().saturating_sub(run.joined)));
+                }
+                found.items.push(to_item(key, version, values));
+                if found.items.len() >= ROWS_PER_REQUEST {
+                    let found = std::mem::take(found);
+                    if !self.send_found(run, shard, found, &to_op, false, &mut written).await? {
                         return Ok(Attempt::Retry);
                     }
                 }
             }
         }
         drop(batches);
-        pending.retain(|_, items| !items.is_empty());
+        pending.retain(|_, found| !found.items.is_empty());
         self.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && self.transaction.is_none();
-        for (shard, items) in pending {
-            let outcome = self.send_found(run, shard, to_op(items), only).await?;
-            if !written.add(outcome) {
+        for (shard, found) in pending {
+            if !self.send_found(run, shard, found, &to_op, only, &mut written).await? {
                 return Ok(Attempt::Retry);
             }
         }
         Ok(Attempt::Done(written))
     }
 
-    async fn send_found(
+    /// Sends one request; `false` asks for another attempt.
+    async fn send_found<T>(
         &mut self,
         run: &WriteRun,
         shard: ShardId,
-        op: WriteOp,
+        found: Found<T>,
+        to_op: impl Fn(Vec<T>) -> WriteOp,
         only: bool,
-    ) -> Result<WriteOutcome, PgError> {
-        if is_reference(&run.table) {
-            return self.write_reference(run, shard, op).await;
+        written: &mut Written,
+    ) -> Result<bool, PgError> {
+        let op = to_op(found.items);
+        let mut outcome = if is_reference(&run.table) {
+            self.write_reference(run, shard, op).await?
+        } else {
+            self.send(run, shard, op, only, run.returning).await?
+        };
+        if let (WriteOutcome::Done { rows, .. }, true) = (&mut outcome, run.joined > 0) {
+            if rows.len() != found.joined.len() {
+                return Err(PgError::internal("a shard returned other rows than it was sent"));
+            }
+            for (row, joined) in rows.iter_mut().zip(found.joined) {
+                row.resize(run.table.columns.len(), Datum::Null);
+                row.extend(joined);
+            }
         }
-        self.send(run, shard, op, only, run.returning).await
+        Ok(written.add(outcome))
+    }
+}
+
+/// Rows on their way to one shard, and what RETURNING wants of the rows joined with each.
+struct Found<T> {
+    items: Vec<T>,
+    joined: Vec<Vec<Datum>>,
+}
+
+impl<T> Default for Found<T> {
+    fn default() -> Found<T> {
+        Found { items: Vec::new(), joined: Vec::new() }
     }
 }

@@ -11,6 +11,7 @@ use sqlparser::ast::{
 
 use super::{
     BoundConflict, BoundInsert, InsertSource,
+    overriding::Overriding,
     target::{last_ident, refuse_shard_key},
 };
 use crate::{
@@ -18,6 +19,17 @@ use crate::{
     bind::{Binder, Clause, Scope, TypedExpr, names::fold_ident, typed::Kind, types::Target},
     catalog::{Identity, Table},
 };
+
+/// Where the values of an INSERT go.
+#[derive(Clone, Copy)]
+struct Destination<'t> {
+    table: &'t Arc<Table>,
+    /// Positions of the columns that get values, in order.
+    targets: &'t [usize],
+    /// There is no column list: values may be fewer than columns.
+    is_implicit: bool,
+    overriding: Option<Overriding>,
+}
 
 impl Binder<'_> {
     pub fn bind_insert(&mut self, insert: &Insert) -> Result<BoundInsert, PlanError> {
@@ -27,15 +39,17 @@ impl Binder<'_> {
         let table = self.write_target(name)?;
         let alias = insert.table_alias.as_ref().map(|it| fold_ident(&it.alias));
         let targets = self.insert_targets(&table, insert)?;
+        let into = Destination {
+            table: &table,
+            targets: &targets,
+            is_implicit: insert.columns.is_empty(),
+            overriding: Overriding::of(insert),
+        };
         let source = match &insert.source {
             None => InsertSource::Values(vec![default_row(&table)]),
             Some(query) => match plain_values(query) {
-                Some(values) => {
-                    self.bind_insert_values(&table, &targets, insert.columns.is_empty(), values)?
-                }
-                None => {
-                    self.bind_insert_query(&table, &targets, insert.columns.is_empty(), query)?
-                }
+                Some(values) => self.bind_insert_values(into, values)?,
+                None => self.bind_insert_query(into, query)?,
             },
         };
         let on_conflict = self.bind_on_conflict(&table, alias.as_deref(), insert.on.as_ref())?;
@@ -68,11 +82,10 @@ impl Binder<'_> {
     /// VALUES lists whose values need no query.
     fn bind_insert_values(
         &mut self,
-        table: &Arc<Table>,
-        targets: &[usize],
-        implicit: bool,
+        into: Destination<'_>,
         values: &Values,
     ) -> Result<InsertSource, PlanError> {
+        let Destination { table, targets, is_implicit, overriding } = into;
         let width = values.rows.first().map_or(0, |row| row.len());
         let mut rows = Vec::with_capacity(values.rows.len());
         for row in &values.rows {
@@ -82,15 +95,18 @@ impl Binder<'_> {
                     "VALUES lists must all be the same length",
                 ));
             }
-            check_width(targets.len(), row.len(), implicit)?;
+            check_width(targets.len(), row.len(), is_implicit)?;
             let mut bound = default_row(table);
             for (position, expr) in targets.iter().zip(row.iter()) {
                 if is_default(expr) {
                     continue;
                 }
-                refuse_generated(table, *position)?;
+                let is_taken = takes_value(table, *position, overriding)?;
                 let value =
                     self.bind_value_for(table, *position, expr, &Scope::empty(), Clause::Values)?;
+                if !is_taken {
+                    continue;
+                }
                 bound[*position] = value.to_scalar().ok_or_else(|| {
                     PlanError::unsupported(
                         "subqueries in INSERT ... VALUES are not supported",
@@ -118,18 +134,20 @@ impl Binder<'_> {
 
     fn bind_insert_query(
         &mut self,
-        table: &Arc<Table>,
-        targets: &[usize],
-        implicit: bool,
+        into: Destination<'_>,
         query: &Query,
     ) -> Result<InsertSource, PlanError> {
+        let Destination { table, targets, is_implicit, overriding } = into;
         let query = self.bind_query(query)?;
-        check_width(targets.len(), query.columns.len(), implicit)?;
+        check_width(targets.len(), query.columns.len(), is_implicit)?;
         let mut row = default_row(table);
         for (index, (position, output)) in targets.iter().zip(query.columns.iter()).enumerate() {
-            refuse_generated(table, *position)?;
+            let is_taken = takes_value(table, *position, overriding)?;
             let column = &table.descriptor.columns[*position];
-            row[*position] = self.cast_column(index, output.ty, &column.name, column.ty)?;
+            let value = self.cast_column(index, output.ty, &column.name, column.ty)?;
+            if is_taken {
+                row[*position] = value;
+            }
         }
         Ok(InsertSource::Query { query: Box::new(query), row })
     }
@@ -283,11 +301,18 @@ pub fn column_default(table: &Table, position: usize) -> ScalarExpr {
     }
 }
 
-/// 428C9: GENERATED ALWAYS AS IDENTITY takes no value from the user.
-fn refuse_generated(table: &Table, position: usize) -> Result<(), PlanError> {
+/// Whether a column takes the value that is given for it, or its default. 428C9: GENERATED ALWAYS AS IDENTITY takes none
+/// without OVERRIDING.
+fn takes_value(
+    table: &Table,
+    position: usize,
+    overriding: Option<Overriding>,
+) -> Result<bool, PlanError> {
     let identity = table.columns.get(position).and_then(|extra| extra.identity);
-    if identity != Some(Identity::Always) {
-        return Ok(());
+    match (identity, overriding) {
+        (Some(_), Some(Overriding::UserValue)) => return Ok(false),
+        (Some(Identity::Always), None) => {}
+        _ => return Ok(true),
     }
     let name = &table.descriptor.columns[position].name;
     Err(PlanError::new(
@@ -295,7 +320,7 @@ fn refuse_generated(table: &Table, position: usize) -> Result<(), PlanError> {
         format!("cannot insert a non-DEFAULT value into column \"{name}\""),
     )
     .with_detail(format!("Column \"{name}\" is an identity column defined as GENERATED ALWAYS."))
-    .with_hint("Leave the column out, or declare it GENERATED BY DEFAULT."))
+    .with_hint("Use OVERRIDING SYSTEM VALUE to override."))
 }
 
 fn check_width(targets: usize, values: usize, implicit: bool) -> Result<(), PlanError> {

@@ -5,6 +5,7 @@
 //! hidden identity columns. Not here: sending it to shards (`gateway::exec::write`), constraints (the shard).
 
 mod insert;
+pub mod overriding;
 mod returning;
 mod target;
 mod update;
@@ -12,11 +13,52 @@ mod update;
 use std::sync::Arc;
 
 use cortex_shard_api::{ScalarExpr, client::Arbiter};
+use sqlparser::ast::{Query, SetExpr, Statement};
 
 pub(crate) use self::target::split_name;
 pub use self::{insert::column_default, target::key_of};
-use super::OutputColumn;
-use crate::{catalog::Table, lower::BoundQuery};
+use super::{Binder, OutputColumn};
+use crate::{PlanError, PlanErrorKind, catalog::Table, lower::BoundQuery};
+
+/// Whether a query is a write behind WITH: the parser has both in one form.
+pub fn is_write(query: &Query) -> bool {
+    matches!(&*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_))
+}
+
+impl Binder<'_> {
+    /// INSERT, UPDATE or DELETE. `by_key`: the forms without DataFusion may be taken.
+    pub fn bind_write(
+        &mut self,
+        statement: &Statement,
+        by_key: bool,
+    ) -> Result<BoundWrite, PlanError> {
+        match statement {
+            Statement::Insert(insert) => Ok(BoundWrite::Insert(self.bind_insert(insert)?)),
+            Statement::Update(update) => self.bind_update(update, by_key),
+            Statement::Delete(delete) => self.bind_delete(delete, by_key),
+            _ => Err(PlanError::new(PlanErrorKind::Internal, "not a statement that writes")),
+        }
+    }
+
+    /// A write with WITH queries in front of it: they are in sight of everything in it.
+    pub fn bind_with_write(
+        &mut self,
+        query: &Query,
+        by_key: bool,
+    ) -> Result<BoundWrite, PlanError> {
+        let (SetExpr::Insert(write) | SetExpr::Update(write) | SetExpr::Delete(write)) =
+            &*query.body
+        else {
+            return Err(PlanError::new(PlanErrorKind::Internal, "not a statement that writes"));
+        };
+        if let Some(with) = &query.with {
+            self.bind_with(with)?;
+        }
+        let bound = self.bind_write(write, by_key);
+        self.ctes.clear();
+        bound
+    }
+}
 
 /// A statement that writes rows of one table.
 #[derive(Clone, Debug)]
@@ -50,10 +92,27 @@ impl BoundWrite {
     }
 }
 
-/// RETURNING: expressions over the table's row.
+impl BoundWrite {
+    /// The query that finds the rows, or gives them; `None` for what is computed by key or from values.
+    pub fn query(&self) -> Option<&BoundQuery> {
+        match self {
+            BoundWrite::Insert(it) => match &it.source {
+                InsertSource::Query { query, .. } => Some(query),
+                InsertSource::Values(_) => None,
+            },
+            BoundWrite::Update(it) => Some(&it.query),
+            BoundWrite::Delete(it) => Some(&it.query),
+            BoundWrite::UpdateByKey(_) | BoundWrite::DeleteByKey(_) => None,
+        }
+    }
+}
+
+/// RETURNING: expressions over the table's row and, behind its columns, what the write's query computes for them of the
+/// tables joined with it (`joined` columns after those that the write itself needs).
 #[derive(Clone, Debug)]
 pub struct Returning {
     pub exprs: Vec<ScalarExpr>,
+    pub joined: usize,
     pub columns: Arc<[OutputColumn]>,
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cortex_shard_api::ScalarExpr;
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, TableFactor, TableWithJoins, Update,
-    UpdateTableFromKind,
+    Assignment, AssignmentTarget, Delete, Expr, FromTable, SelectItem, TableFactor, TableWithJoins,
+    Update, UpdateTableFromKind,
 };
 
 use super::{
-    BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey, BoundWrite,
+    BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey, BoundWrite, Returning,
     insert::{column_default, is_default},
     key_of,
     target::{last_ident, refuse_shard_key},
@@ -18,7 +18,7 @@ use crate::{
     PlanError, PlanErrorKind,
     bind::{Binder, Clause, Scope, TypedExpr, names::fold_ident, typed::Kind},
     catalog::{Identity, Table},
-    lower::TargetQuery,
+    lower::{TargetQuery, target::Outputs},
 };
 
 impl Binder<'_> {
@@ -35,8 +35,8 @@ impl Binder<'_> {
         };
         let scope = Scope::of_table(&table, alias.as_deref());
         for position in self.assigned_positions(&table, &update.assignments)? {
-            refuse_shard_key(&table, position)?;
             refuse_identity(&table, position)?;
+            refuse_shard_key(&table, position)?;
         }
         if by_key
             && from.is_empty()
@@ -52,12 +52,15 @@ impl Binder<'_> {
             from,
             selection: update.selection.as_ref(),
         };
+        let mut returning = None;
         let query = self.bind_target_query(target, |binder, scope| {
             let values =
                 binder.bind_assignments(&table, &update.assignments, scope, Clause::Update)?;
-            Ok(new_row(&table, scope, &values))
+            let mut outputs = new_row(&table, scope, &values);
+            let items = update.returning.as_deref();
+            returning = binder.returning_of_query(items, scope, &table, &mut outputs)?;
+            Ok(outputs)
         })?;
-        let returning = self.bind_returning(update.returning.as_deref(), &scope)?;
         Ok(BoundWrite::Update(BoundUpdate { table, assigned, query: Box::new(query), returning }))
     }
 
@@ -128,9 +131,30 @@ impl Binder<'_> {
             from: using,
             selection: delete.selection.as_ref(),
         };
-        let query = self.bind_target_query(target, |_, _| Ok(Vec::new()))?;
-        let returning = self.bind_returning(delete.returning.as_deref(), &scope)?;
+        let mut returning = None;
+        let query = self.bind_target_query(target, |binder, scope| {
+            let mut outputs = Vec::new();
+            let items = delete.returning.as_deref();
+            returning = binder.returning_of_query(items, scope, &table, &mut outputs)?;
+            Ok(outputs)
+        })?;
         Ok(BoundWrite::Delete(BoundDelete { table, query: Box::new(query), returning }))
+    }
+
+    /// RETURNING of a write with a query: what it needs of joined tables is added to the query's outputs.
+    fn returning_of_query(
+        &mut self,
+        items: Option<&[SelectItem]>,
+        scope: &Scope,
+        table: &Table,
+        outputs: &mut Outputs,
+    ) -> Result<Option<Returning>, PlanError> {
+        let width = table.descriptor.columns.len();
+        let Some((returning, joined)) = self.bind_joined_returning(items, scope, width)? else {
+            return Ok(None);
+        };
+        outputs.extend(joined.into_iter().map(|expr| ("returned".to_owned(), expr)));
+        Ok(Some(returning))
     }
 
     /// The table and alias of UPDATE and DELETE.

@@ -1,0 +1,72 @@
+//! Statements that met a schema change: they wait for it, are bound again, and run again.
+//!
+//! As in Postgres, which waits for the table's lock and then plans. A stale statement has done nothing: what it had
+//! written before it met the change is undone by then (`write`), and its rows go to the client only after its end. Not
+//! here: who finds out (the table lock of the gateway, the table versions of the shards).
+
+use std::{sync::Arc, time::Duration};
+
+use cortex_shard_api::{Datum, Oid};
+
+use super::{
+    dispatch_once,
+    plan::{Plan, PreparedPlan},
+    session::Session,
+    write::related,
+};
+use crate::{
+    error::PgError,
+    statement::{Execution, Prepared},
+};
+
+/// How often a statement is bound again. Each time another schema change must have ended while it waited, so only a
+/// client that changes a table without end gets here; then 40001 tells the others.
+const RERUNS_MAX: usize = 100;
+
+/// Between the commit of a schema change in the shards and the catalog that everybody sees; a few milliseconds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+impl Session {
+    pub(super) async fn rerun(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        parameters: Arc<[Datum]>,
+        autocommit: bool,
+        mut error: PgError,
+    ) -> Result<Execution, PgError> {
+        let mut tables = self.tables_to_await(PreparedPlan::of(prepared)?);
+        for _ in 0..RERUNS_MAX {
+            let before = self.catalog().version;
+            self.await_tables(&tables).await?;
+            if self.catalog().version == before {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let fresh = self.refreshed(prepared)?;
+            let plan = PreparedPlan::of(&fresh)?;
+            tables = self.tables_to_await(plan);
+            match dispatch_once(self, &fresh, plan, parameters.clone(), autocommit).await {
+                Err(again) if again.is_stale => error = again,
+                done => return done,
+            }
+        }
+        Err(error)
+    }
+
+    /// The tables whose schema changes a statement waits for: those that it writes or locks, and those that foreign
+    /// keys make it look at.
+    fn tables_to_await(&self, plan: &PreparedPlan) -> Vec<Oid> {
+        match &plan.plan {
+            Plan::Write(write) => {
+                let table = write.bound.table();
+                let related = related(&self.catalog(), table);
+                let related = related.iter().map(|table| table.oid);
+                std::iter::once(table.descriptor.oid).chain(related).collect()
+            }
+            Plan::Query(query) => {
+                query.bound.locking.iter().map(|it| it.table.descriptor.oid).collect()
+            }
+            Plan::FastSelect(fast) => vec![fast.table.descriptor.oid],
+            Plan::Ddl(_) | Plan::Utility | Plan::Explain(_) => Vec::new(),
+        }
+    }
+}
