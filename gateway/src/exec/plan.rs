@@ -53,18 +53,18 @@ impl QueryPlan {
 #[derive(Debug)]
 pub(crate) struct WritePlan {
     pub bound: BoundWrite,
-    read: Option<QueryPlan>,
+    read: Option<Box<QueryPlan>>,
 }
 
 impl WritePlan {
     pub fn new(bound: BoundWrite) -> WritePlan {
-        let read = bound.query().cloned().map(QueryPlan::new);
+        let read = bound.query().cloned().map(|query| Box::new(QueryPlan::new(query)));
         WritePlan { bound, read }
     }
 
     /// The query of a write that has one.
     pub fn read(&self) -> Result<&QueryPlan, PgError> {
-        self.read.as_ref().ok_or_else(|| PgError::internal("a write without its query"))
+        self.read.as_deref().ok_or_else(|| PgError::internal("a write without its query"))
     }
 }
 
