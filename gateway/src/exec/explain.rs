@@ -149,7 +149,7 @@ impl Session {
                 InsertSource::Values(rows) => {
                     let detail = format!("{name}, rows={}", rows.len());
                     let stage =
-                        if super::write::is_fast(write) { "FastPath: insert" } else { "Insert" };
+                        if super::write::is_fast(&write.bound) { "FastPath: insert" } else { "Insert" };
                     return Ok(Explain::stage(stage, &detail));
                 }
                 InsertSource::Query { .. } => "Insert",
