@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 /// Loopback only, so that a first start needs no password.
@@ -168,7 +168,11 @@ fn read_file(named: Option<&Path>) -> Result<File> {
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    toml::from_str(&text).with_context(|| format!("{} is not right", path.display()))
+    // The parser's own text is a picture over several lines.
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        anyhow!("{} is not right: line {line}: {}", path.display(), error.message())
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::config::SHARDS_DEFAULT;
@@ -107,8 +107,9 @@ fn lock(path: &Path) -> Result<File> {
 }
 
 fn read_format(text: &str, path: &Path) -> Result<Format> {
-    let format: Format = toml::from_str(text).with_context(|| {
-        format!("{} is not a format file of CortexDB", path.join(FORMAT_FILE).display())
+    let format: Format = toml::from_str(text).map_err(|error| {
+        let shown = path.join(FORMAT_FILE);
+        anyhow!("{} is not a format file of CortexDB: {}", shown.display(), error.message())
     })?;
     if format.version != FORMAT_VERSION {
         bail!(

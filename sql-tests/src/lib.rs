@@ -12,6 +12,12 @@ pub mod server;
 /// The PostgreSQL that answers are compared with.
 pub mod postgres;
 
+/// kill -9 under load, and what must have survived it.
+pub mod kill9;
+
+/// pgbench's scripts over every placement of its tables.
+pub mod pgbench;
+
 /// sqllogictest over the client, and the rewriting of expectations.
 pub mod slt;
 

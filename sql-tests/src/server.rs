@@ -61,6 +61,21 @@ impl CortexServer {
         Ok(())
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The data directory that it was started with.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    /// Asks for the end, as Ctrl-C or an init system does, without waiting for it.
+    pub fn terminate(&self) -> Result<()> {
+        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        Ok(())
+    }
+
     /// What the server said, for reports of failures.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.data.path().join("stderr")).unwrap_or_default()
@@ -68,7 +83,12 @@ impl CortexServer {
 
     /// SIGTERM, and the exit that must follow it.
     pub fn stop(&mut self) -> Result<()> {
-        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        self.terminate()?;
+        self.wait()
+    }
+
+    /// The clean exit that must follow `terminate`.
+    pub fn wait(&mut self) -> Result<()> {
         let since = Instant::now();
         while since.elapsed() < STOP_TIMEOUT {
             if let Some(status) = self.child.try_wait()? {

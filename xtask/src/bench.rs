@@ -4,7 +4,7 @@
 //! A measurement that must be quick to repeat lives here; what it says is written down in docs/benchmarks.md.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use cortex_sql_tests::{
     Client, CortexServer,
     client::Target,
-    packages,
+    packages, pgbench,
     postgres::{self, Postgres},
     server,
 };
@@ -35,13 +35,29 @@ pub fn against_postgres(plan: &Plan) -> Result<()> {
     };
     println!("building the release binary");
     server::build(true)?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
-    let cortex = CortexServer::start_binary(&target.join("release/cortexdb"), 4)?;
+    let cortex = CortexServer::start_binary(&release_binary(), 4)?;
     let postgres = Postgres::start_with(&bin, &[])?;
     let both = [("PostgreSQL", &postgres.target), ("CortexDB", &cortex.target)];
     point_reads(&bin, &both, plan)?;
     copies(&both, plan)
+}
+
+/// pgbench as the issue asks for it, on a release build.
+pub fn pgbench(load: &pgbench::Load) -> Result<()> {
+    let Some(bin) = pgbench::program() else {
+        println!("skipped: pgbench is not installed");
+        return Ok(());
+    };
+    println!("building the release binary");
+    server::build(true)?;
+    let server = CortexServer::start_binary(&release_binary(), 4)?;
+    pgbench::run(&bin, &server.target, load)
+}
+
+fn release_binary() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
+    target.join("release/cortexdb")
 }
 
 type Both<'a> = [(&'static str, &'a Target); 2];

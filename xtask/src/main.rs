@@ -1,13 +1,15 @@
 //! `cargo xtask`: the project's own commands, with nothing to install.
 //!
 //! - `bench pg`: point reads and COPY beside PostgreSQL, in alternating runs on the same machine.
-//! - `kill9 [rounds]`: kill -9 under load, and what must have survived it.
+//! - `bench pgbench`: pgbench without an error in every protocol and placement, and balances that agree.
+//! - `kill9 [rounds]`: kill -9 under load, and what must have survived it. 5 rounds are part of `cargo test`; 100 are a
+//!   night's work: `cargo xtask kill9 100`.
 
 mod bench;
-mod kill9;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use cortex_sql_tests::{kill9, pgbench::Load, server};
 
 #[derive(Parser)]
 #[command(name = "xtask", bin_name = "cargo xtask")]
@@ -47,6 +49,16 @@ enum Against {
         #[arg(long, default_value_t = 20)]
         copies: u32,
     },
+    /// pgbench's TPC-B and point reads, in every protocol and over every placement of its tables
+    Pgbench {
+        /// Seconds of each run
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        #[arg(long, default_value_t = 8)]
+        clients: u32,
+        #[arg(long, default_value_t = 10)]
+        scale: u32,
+    },
 }
 
 fn main() -> Result<()> {
@@ -54,6 +66,14 @@ fn main() -> Result<()> {
         Command::Bench { against: Against::Pg { seconds, runs, scale, copies } } => {
             bench::against_postgres(&bench::Plan { seconds, runs, scale, copies })
         }
-        Command::Kill9 { rounds } => kill9::run(rounds),
+        Command::Bench { against: Against::Pgbench { seconds, clients, scale } } => {
+            bench::pgbench(&Load { seconds, clients, scale })
+        }
+        Command::Kill9 { rounds } => {
+            if std::env::var_os("CORTEX_TEST_BIN").is_none() {
+                server::build(false)?;
+            }
+            kill9::run(rounds)
+        }
     }
 }

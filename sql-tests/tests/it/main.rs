@@ -1,8 +1,10 @@
 //! The SQL tests: one binary, because each would link the same crates again.
 
+mod copy;
 mod differential;
 mod embedded;
 mod generator;
 mod matrix;
 mod packages;
+mod process;
 mod schema_changes;

@@ -73,7 +73,7 @@ impl Case {
             Ok(found)
         };
         let found = read("SELECT id, v FROM t")?;
-        let through_index = read("SELECT id, v FROM t WHERE v >= 0 ORDER BY v")?;
+        let through_index = read("SELECT id, v FROM t WHERE v BETWEEN 0 AND 1000")?;
         ensure!(found == through_index, "the index disagrees: {found:?} {through_index:?}");
         Ok(found)
     }

@@ -262,7 +262,7 @@ fn run_form(
             }
             sql
         };
-        let typed = form.0.starts_with("INSERT") || values[0].len() % 2 == 0;
+        let typed = form.0.starts_with("INSERT") || values[0].len().is_multiple_of(2);
         return pair.compare((&fill(form.0, typed), &fill(form.1, true)), &[], mode);
     }
     let has_second = form.0.contains("@2") && form.0.contains("@1");

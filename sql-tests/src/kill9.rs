@@ -1,4 +1,4 @@
-//! `cargo xtask kill9`: rounds of kill -9 under load.
+//! Rounds of kill -9 under load: five in the normal run of the tests, as many as wanted with `cargo xtask kill9`.
 //!
 //! Writers insert, update and delete rows of their own and note what was acknowledged. After the kill and a restart every
 //! acknowledged state must be there, the statement in flight may or may not be, and an index must agree with its table.
@@ -12,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cortex_sql_tests::{Client, ClientError, CortexServer, client::Target, server};
+
+use crate::{Client, ClientError, CortexServer, client::Target};
 
 const WRITERS: i64 = 4;
 /// Keys of one writer; few, so that rows change often.
@@ -26,10 +27,8 @@ struct Known {
     in_flight: Option<(i64, Option<i64>)>,
 }
 
+/// Starts a server, and kills it so often.
 pub fn run(rounds: u32) -> Result<()> {
-    if std::env::var_os("CORTEX_TEST_BIN").is_none() {
-        server::build(false)?;
-    }
     let mut server = CortexServer::start(SHARDS)?;
     let mut client = server.connect()?;
     client.simple("CREATE TABLE k (id int8 PRIMARY KEY, v int8) WITH (shard_by = 'hash(id)')")?;
@@ -98,14 +97,25 @@ fn write(
     Ok(0)
 }
 
-fn check(client: &mut Client, known: &mut [Known]) -> Result<()> {
-    let rows = client.simple("SELECT id, v FROM k ORDER BY id")?.text();
-    let mut found: BTreeMap<i64, i64> = BTreeMap::new();
-    for row in rows {
+/// Read through the index: a range with two ends, over every value there is.
+const BY_INDEX: &str = "SELECT id, v FROM k WHERE v BETWEEN 0 AND 1000000000000";
+
+fn rows(client: &mut Client, sql: &str) -> Result<BTreeMap<i64, i64>> {
+    let mut found = BTreeMap::new();
+    for row in client.simple(sql)?.text() {
         if let [Some(id), Some(v)] = &row[..] {
             found.insert(id.parse()?, v.parse()?);
         }
     }
+    Ok(found)
+}
+
+fn check(client: &mut Client, known: &mut [Known]) -> Result<()> {
+    let plan = client.simple(&format!("EXPLAIN {BY_INDEX}"))?.text();
+    let uses_index = plan.iter().flatten().flatten().any(|line| line.contains("index k_v"));
+    ensure!(uses_index, "the index is not read: {plan:?}");
+    let mut found = rows(client, "SELECT id, v FROM k")?;
+    ensure!(found == rows(client, BY_INDEX)?, "the index differs from the table");
     for known in known {
         if let Some((key, value)) = known.in_flight.take() {
             let now = found.get(&key).copied();
@@ -116,11 +126,6 @@ fn check(client: &mut Client, known: &mut [Known]) -> Result<()> {
         for (key, value) in &known.values {
             let now = found.remove(key);
             ensure!(now == *value, "key {key}: acknowledged {value:?}, found {now:?}");
-            if let Some(v) = value {
-                let by_index = client.simple(&format!("SELECT id FROM k WHERE v = {v}"))?;
-                let ids: Vec<_> = by_index.text().into_iter().flatten().flatten().collect();
-                ensure!(ids.contains(&key.to_string()), "key {key} is not in the index under {v}");
-            }
         }
     }
     ensure!(found.is_empty(), "rows that nobody wrote: {found:?}");
