@@ -43,7 +43,7 @@ pub fn against_postgres(plan: &Plan) -> Result<()> {
 }
 
 /// pgbench as the issue asks for it, on a release build.
-pub fn pgbench(load: &pgbench::Load) -> Result<()> {
+pub fn over_placements(load: &pgbench::Load) -> Result<()> {
     let Some(bin) = pgbench::program() else {
         println!("skipped: pgbench is not installed");
         return Ok(());

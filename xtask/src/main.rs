@@ -67,7 +67,7 @@ fn main() -> Result<()> {
             bench::against_postgres(&bench::Plan { seconds, runs, scale, copies })
         }
         Command::Bench { against: Against::Pgbench { seconds, clients, scale } } => {
-            bench::pgbench(&Load { seconds, clients, scale })
+            bench::over_placements(&Load { seconds, clients, scale })
         }
         Command::Kill9 { rounds } => {
             if std::env::var_os("CORTEX_TEST_BIN").is_none() {

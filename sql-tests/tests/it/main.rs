@@ -7,4 +7,5 @@ mod generator;
 mod matrix;
 mod packages;
 mod process;
+mod restart;
 mod schema_changes;
