@@ -148,8 +148,11 @@ impl Session {
             BoundWrite::Insert(it) => match &it.source {
                 InsertSource::Values(rows) => {
                     let detail = format!("{name}, rows={}", rows.len());
-                    let stage =
-                        if super::write::is_fast(&write.bound) { "FastPath: insert" } else { "Insert" };
+                    let stage = if super::write::is_fast(&write.bound) {
+                        "FastPath: insert"
+                    } else {
+                        "Insert"
+                    };
                     return Ok(Explain::stage(stage, &detail));
                 }
                 InsertSource::Query { .. } => "Insert",
