@@ -63,6 +63,33 @@ impl ReadView {
         stored.map(|stored| split(key.clone(), stored)).transpose()
     }
 
+    /// Whether the transaction itself wrote a row under a key (`true`) or deleted it (`false`).
+    pub(crate) fn own_row(&self, key: &Bytes) -> Result<Option<bool>, StorageError> {
+        let Some((set, epoch)) = &self.own else { return Ok(None) };
+        Ok(set.read().get(Keyspace::Rows, key, *epoch)?.map(|value| value.is_some()))
+    }
+
+    /// Whether no committed row has a key from `first` to `last`, both included.
+    pub(crate) fn is_free_of_committed(
+        &self,
+        first: &Bytes,
+        last: &Bytes,
+    ) -> Result<bool, StorageError> {
+        let range = KeyRange { start: first.clone(), end: Some(after(last)) };
+        Ok(self
+            .published
+            .snapshot
+            .range(Keyspace::Rows, range, false)
+            .next()
+            .transpose()?
+            .is_none())
+    }
+
+    /// Whether the transaction wrote no row with a key from `first` to `last`; false if finding out would be dear.
+    pub(crate) fn is_free_of_own(&self, first: &Bytes, last: &Bytes) -> bool {
+        self.own.as_ref().is_none_or(|(set, _)| set.read().is_free(Keyspace::Rows, first, last))
+    }
+
     /// The value of an index entry.
     pub(crate) fn index_entry(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         if let Some((set, epoch)) = &self.own
@@ -90,6 +117,14 @@ impl ReadView {
         let committed = self.published.snapshot.range(keyspace, range, reverse);
         Merged { committed, next_committed: None, own, reverse }
     }
+}
+
+/// The least key behind a key.
+fn after(key: &Bytes) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
 }
 
 /// Takes `[commit index][row]` apart.

@@ -6,7 +6,6 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    hash::{DefaultHasher, Hasher},
     io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -18,6 +17,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes};
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::write_set::{Version, Written};
 use crate::{
@@ -56,10 +56,7 @@ impl Bloom {
     }
 
     fn bits(&self, keyspace: Keyspace, key: &[u8]) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u8(keyspace as u8);
-        hasher.write(key);
-        let hash = hasher.finish();
+        let hash = xxh3_64_with_seed(key, keyspace as u64);
         let step = hash.rotate_left(32) | 1;
         let n_bits = self.0.len() as u64 * 64;
         (0..BLOOM_HASHES).map(move |i| {
@@ -101,9 +98,17 @@ struct Block {
     offset: u64,
 }
 
+/// First and last key of a keyspace in a run.
+struct Span {
+    keyspace: Keyspace,
+    first: Bytes,
+    last: Bytes,
+}
+
 struct Content {
     file: RunFile,
     blocks: Vec<Block>,
+    spans: Vec<Span>,
     bytes: u64,
     bloom: Bloom,
     first_mark: u32,
@@ -123,6 +128,7 @@ pub(crate) struct RunWriter {
     path: PathBuf,
     blocks: Vec<Block>,
     block: Vec<u8>,
+    spans: Vec<Span>,
     offset: u64,
     bloom: Bloom,
     first_mark: u32,
@@ -140,6 +146,7 @@ impl RunWriter {
             path,
             blocks: Vec::new(),
             block: Vec::with_capacity(2 * BLOCK_BYTES),
+            spans: Vec::new(),
             offset: 0,
             bloom: Bloom::new(n_keys),
             first_mark: u32::MAX,
@@ -158,6 +165,12 @@ impl RunWriter {
             self.blocks.push(block);
         }
         self.bloom.insert(keyspace, key);
+        match self.spans.last_mut() {
+            Some(span) if span.keyspace == keyspace => span.last = key.clone(),
+            Some(_) | None => {
+                self.spans.push(Span { keyspace, first: key.clone(), last: key.clone() });
+            }
+        }
         self.block.push(keyspace as u8);
         put_bytes(&mut self.block, key);
         // 0 is "nothing committed", so that a size is shifted by one.
@@ -192,6 +205,7 @@ impl RunWriter {
         let content = Content {
             file: RunFile { file, path: self.path },
             blocks: self.blocks,
+            spans: self.spans,
             bytes: self.offset,
             bloom: self.bloom,
             first_mark: self.first_mark,
@@ -217,6 +231,12 @@ impl Run {
 
     pub(crate) fn without_marks_from(&self, mark: u32) -> Run {
         Run { content: self.content.clone(), cancelled_from: mark.min(self.cancelled_from) }
+    }
+
+    /// Whether it has no key from `first` to `last`, by the ends of what it has.
+    pub(crate) fn is_outside(&self, keyspace: Keyspace, first: &[u8], last: &[u8]) -> bool {
+        let mut spans = self.content.spans.iter().filter(|span| span.keyspace == keyspace);
+        spans.all(|span| span.last[..] < *first || span.first[..] > *last)
     }
 
     pub(crate) fn get(

@@ -211,6 +211,14 @@ impl WriteSet {
         Ok(None)
     }
 
+    /// Whether nothing was written under the keys from `first` to `last`. Runs answer by their ends: a load in key order
+    /// leaves them behind.
+    pub(crate) fn is_free(&self, keyspace: Keyspace, first: &Bytes, last: &Bytes) -> bool {
+        let map = &self.maps[slot(keyspace)];
+        map.range::<Bytes, _>(first..=last).next().is_none()
+            && self.runs.iter().all(|run| run.is_outside(keyspace, first, last))
+    }
+
     /// The mark of the newest write under a key.
     pub(crate) fn last_mark(
         &self,

@@ -33,6 +33,17 @@ struct NewRow {
     entries: Vec<IndexEntry>,
 }
 
+/// Rows of a request from which on it pays to look over the span of their keys first.
+const FREE_GROUND_ROWS: usize = 16;
+
+/// What is certainly not in the span of a request's primary keys.
+#[derive(Clone, Copy, Default)]
+struct FreeGround {
+    of_committed: bool,
+    /// Nor do two of the request's rows have the same key.
+    of_own: bool,
+}
+
 /// What a new row collides with.
 struct Conflict {
     arbiter: Arbiter,
@@ -59,11 +70,12 @@ impl Statement<'_> {
         }
         self.lock_keys(table.oid, keys, LockMode::Update).await?;
         let view = self.view();
+        let free = self.free_ground(table, &view, &new_rows)?;
         let follows = !table.foreign_keys.is_empty();
         let mut affected = 0;
         let mut returned = Vec::new();
         for new in new_rows {
-            let stored = match self.place(table, &view, &new, on_conflict).await? {
+            let stored = match self.place(table, &view, free, &new, on_conflict).await? {
                 Placed::Inserted => None,
                 Placed::Skipped => continue,
                 Placed::Updated { old, new } => Some((old, new)),
@@ -110,6 +122,7 @@ impl Statement<'_> {
         &self,
         table: &Arc<TableDescriptor>,
         view: &ReadView,
+        free: FreeGround,
         new: &NewRow,
         on_conflict: &OnConflict,
     ) -> Result<Placed, ShardError> {
@@ -120,7 +133,7 @@ impl Statement<'_> {
                 OnConflict::DoNothing { arbiter } => *arbiter,
                 OnConflict::DoUpdate { arbiter, .. } => Some(*arbiter),
             };
-            let Some(conflict) = self.find_conflict(table, &view, new, wanted)? else {
+            let Some(conflict) = self.find_conflict(table, &view, free, new, wanted)? else {
                 self.put_new(table, new)?;
                 return Ok(Placed::Inserted);
             };
@@ -146,11 +159,12 @@ impl Statement<'_> {
         &self,
         table: &TableDescriptor,
         view: &ReadView,
+        free: FreeGround,
         new: &NewRow,
         first: Option<Arbiter>,
     ) -> Result<Option<Conflict>, ShardError> {
         let mut found: Option<Conflict> = None;
-        if !table.primary_key.is_empty() && self.read(view, &new.key)?.is_some() {
+        if !table.primary_key.is_empty() && self.is_key_taken(view, free, &new.key)? {
             found = Some(Conflict { arbiter: Arbiter::PrimaryKey, existing: new.key.clone() });
         }
         for entry in new.entries.iter().filter(|entry| entry.is_unique()) {
@@ -164,6 +178,46 @@ impl Statement<'_> {
             found = Some(Conflict { arbiter: Arbiter::Index(entry.index), existing });
         }
         Ok(found)
+    }
+
+    /// Whether a row is there under a primary key.
+    fn is_key_taken(
+        &self,
+        view: &ReadView,
+        free: FreeGround,
+        key: &Bytes,
+    ) -> Result<bool, ShardError> {
+        if !free.of_own
+            && let Some(own) = self.storage(view.own_row(key))?
+        {
+            return Ok(own);
+        }
+        Ok(!free.of_committed && self.storage(view.committed_row(key))?.is_some())
+    }
+
+    /// Looks once over the keys that a request's rows span: a load usually goes where nothing is yet, and then a seek
+    /// per request replaces lookups per row.
+    fn free_ground(
+        &self,
+        table: &TableDescriptor,
+        view: &ReadView,
+        rows: &[NewRow],
+    ) -> Result<FreeGround, ShardError> {
+        if rows.len() < FREE_GROUND_ROWS || table.primary_key.is_empty() {
+            return Ok(FreeGround::default());
+        }
+        let (mut first, mut last, mut is_ascending) = (&rows[0].key, &rows[0].key, true);
+        for pair in rows.windows(2) {
+            let key = &pair[1].key;
+            is_ascending &= pair[0].key < *key;
+            first = first.min(key);
+            last = last.max(key);
+        }
+        Ok(FreeGround {
+            of_committed: self.storage(view.is_free_of_committed(first, last))?,
+            // Equal keys inside the request meet only among the transaction's own rows.
+            of_own: is_ascending && view.is_free_of_own(first, last),
+        })
     }
 
     fn put_new(&self, table: &TableDescriptor, new: &NewRow) -> Result<(), ShardError> {

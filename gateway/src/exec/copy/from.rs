@@ -9,11 +9,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cortex_planner::{bind::write::column_default, catalog::Table};
 use cortex_shard_api::{
-    Datum, ScalarExpr, TableDescriptor,
+    Datum, ScalarExpr,
     client::{OnConflict, Row},
 };
 
-use super::{Session, options};
+use super::{
+    Session, options,
+    reader::{Layout, RowReader},
+};
 use crate::{
     copy::{CopyColumn, CopyFormat, CopyTarget, format::CopyReader},
     error::PgError,
@@ -66,17 +69,19 @@ impl Session {
         let width = table.descriptor.columns.len();
         let defaults = (0..width).filter(|position| !positions.contains(position));
         let defaults = defaults.map(|position| (position, column_default(table, position)));
+        let (default_positions, default_exprs) =
+            defaults.filter(|(_, expr)| !is_null(expr)).unzip();
         // Outside of a block the COPY is a transaction of its own.
         let commits =
             autocommit && self.transaction.as_ref().is_some_and(|it| it.block == Block::Implicit);
+        let layout = Layout { width, positions, settings: run.eval.settings.clone() };
         let lent = Lent::default();
         let sink = Sink {
-            defaults: defaults.filter(|(_, expr)| !is_null(expr)).collect(),
+            default_positions,
+            default_exprs,
             sender: Some(InsertSender::new(OnConflict::Fail)),
-            reader,
-            positions,
+            reader: RowReader::spawn(reader, layout),
             run,
-            table: table.descriptor.clone(),
             commits,
             rows: 0,
             session: Some(self.lend(&lent)),
@@ -95,42 +100,29 @@ struct Sink {
     /// `None` once it ended.
     session: Option<Session>,
     lent: Lent,
-    reader: CopyReader,
+    reader: RowReader,
     sender: Option<InsertSender>,
     run: WriteRun,
-    table: Arc<TableDescriptor>,
-    /// Positions of the data's columns in the table.
-    positions: Vec<usize>,
     /// Columns that the data does not have and that are not simply NULL.
-    defaults: Vec<(usize, ScalarExpr)>,
+    default_positions: Vec<usize>,
+    default_exprs: Vec<ScalarExpr>,
     commits: bool,
     rows: u64,
 }
 
 impl Sink {
-    /// Sends on every row that is complete.
-    async fn take_rows(&mut self) -> Result<(), PgError> {
+    /// Sends rows to their shards.
+    async fn write(&mut self, rows: Vec<Row>) -> Result<(), PgError> {
         let (Some(session), Some(sender)) = (&mut self.session, &mut self.sender) else {
             return Err(PgError::internal("COPY data after its end"));
         };
-        let width = self.table.columns.len();
-        let settings = self.run.eval.settings.clone();
-        let mut parsed: Vec<Row> = Vec::new();
-        while let Some(row) = self.reader.next_row()? {
-            let mut values = vec![Datum::Null; width];
-            for (column, position) in self.positions.iter().enumerate() {
-                values[*position] = row.datum(column, &settings)?;
-            }
-            parsed.push(values);
-        }
-        self.rows += parsed.len() as u64;
-        let exprs: Vec<ScalarExpr> = self.defaults.iter().map(|(_, expr)| expr.clone()).collect();
-        let each = std::iter::repeat_n(exprs.as_slice(), parsed.len());
+        self.rows += rows.len() as u64;
+        let each = std::iter::repeat_n(self.default_exprs.as_slice(), rows.len());
         let mut maker = RowMaker::new(session, each).await?;
-        for mut row in parsed {
-            if !exprs.is_empty() {
-                let made = maker.row(&exprs, &[], &[], &self.run.eval)?;
-                for ((position, _), value) in self.defaults.iter().zip(made) {
+        for mut row in rows {
+            if !self.default_exprs.is_empty() {
+                let made = maker.row(&self.default_exprs, &[], &[], &self.run.eval)?;
+                for (position, value) in self.default_positions.iter().zip(made) {
                     row[*position] = value;
                 }
             }
@@ -143,13 +135,17 @@ impl Sink {
 #[async_trait]
 impl CopySink for Sink {
     async fn data(&mut self, bytes: Bytes) -> Result<(), PgError> {
-        self.reader.push(&bytes)?;
-        self.take_rows().await
+        while let Some(rows) = self.reader.push(&bytes).await? {
+            self.write(rows).await?;
+        }
+        Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<u64, PgError> {
-        self.reader.finish();
-        self.take_rows().await?;
+        self.reader.end();
+        while let Some(rows) = self.reader.next().await? {
+            self.write(rows).await?;
+        }
         let (Some(session), Some(sender)) = (&mut self.session, self.sender.take()) else {
             return Err(PgError::internal("COPY ended twice"));
         };

@@ -4,6 +4,7 @@
 
 mod from;
 mod options;
+mod reader;
 mod to;
 
 pub(super) use self::from::Lent;
