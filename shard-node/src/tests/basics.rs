@@ -147,3 +147,43 @@ async fn meta_entries_and_sequences_are_durable() {
         Err(ShardError::SequenceExhausted { bound: "maximum", value: 40 })
     ));
 }
+
+/// A big request looks for conflicts by the span of its keys first: whatever hides in the span must still be met, on
+/// disk, among the transaction's own rows (in memory and spilled) and inside the request.
+#[tokio::test]
+async fn big_inserts_meet_every_conflict() {
+    for write_set_bytes in [500, 1 << 20] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let t = Arc::new(table(100));
+        let config = ShardConfig {
+            storage: StorageKind::Memory,
+            write_set_bytes,
+            ..ShardConfig::new(ShardId(1), directory.path())
+        };
+        let shard = Shard::open(config).expect("opens").0;
+        let many = |ids: &[i32]| insert(ids.iter().map(|id| int_row(*id, 1)).collect());
+        let up: Vec<i32> = (1000..1030).collect();
+        write(&shard, RequestContext::default(), &t, many(&[1015])).await.expect("a row");
+        let refused = |result: Result<u64, ShardError>| match result {
+            Err(ShardError::UniqueViolation { detail, .. }) => detail,
+            other => panic!("{other:?}"),
+        };
+        let met = write(&shard, in_txn(1, 1), &t, many(&up)).await;
+        assert_eq!(refused(met), "Key (id)=(1015) already exists.");
+        let delete = |id| WriteOp::DeleteByKey {
+            key: key_of(&t, id),
+            predicate: None,
+            parameters: Arc::from([]),
+        };
+        write(&shard, in_txn(1, 2), &t, delete(1015)).await.expect("a delete");
+        assert_eq!(write(&shard, in_txn(1, 3), &t, many(&up)).await.expect("now free"), 30);
+        let down: Vec<i32> = (1029..1060).rev().collect();
+        let met = write(&shard, in_txn(1, 4), &t, many(&down)).await;
+        assert_eq!(refused(met), "Key (id)=(1029) already exists.");
+        let twice: Vec<i32> = (2000..2030).chain([2003]).collect();
+        let met = write(&shard, in_txn(1, 5), &t, many(&twice)).await;
+        assert_eq!(refused(met), "Key (id)=(2003) already exists.");
+        shard.commit(TxnId(1)).await.expect("commit");
+        assert_eq!(rows(&shard, RequestContext::default(), &t).await.len(), 30);
+    }
+}
