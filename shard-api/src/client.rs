@@ -186,6 +186,9 @@ pub struct WriteRequest {
     pub commit: bool,
     /// Whether to send back rows: new ones for INSERT and UPDATE, old ones for DELETE.
     pub returning: bool,
+    /// The statement has more requests for this shard: foreign keys of a table that refers to itself are followed with
+    /// the last one, when all of the statement's rows are there. That one may have no rows of its own.
+    pub more: bool,
 }
 
 #[derive(Clone, Debug)]

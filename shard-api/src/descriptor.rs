@@ -136,6 +136,9 @@ pub struct ForeignKeyDescriptor {
     pub parent_columns: Vec<usize>,
     pub on_delete: ReferentialAction,
     pub on_update: ReferentialAction,
+    /// What SET DEFAULT sets, in the order of `columns`; immutable, over no row. Empty without such an action.
+    #[serde(default)]
+    pub set_default: Vec<ScalarExpr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +150,19 @@ pub enum ReferentialAction {
     SetDefault,
 }
 
+impl ForeignKeyDescriptor {
+    /// Whether an action sets the columns to their defaults.
+    pub fn sets_default(&self) -> bool {
+        [self.on_delete, self.on_update].contains(&ReferentialAction::SetDefault)
+    }
+}
+
 impl TableDescriptor {
+    /// Whether a row may refer to another row of the table.
+    pub fn refers_to_itself(&self) -> bool {
+        self.foreign_keys.iter().any(|key| key.parent == self.oid)
+    }
+
     /// `"schema"."name"` without quotes, for logs.
     pub fn qualified_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)

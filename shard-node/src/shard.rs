@@ -332,6 +332,12 @@ impl Shard {
         let versions = {
             let mut state = txn.state.lock();
             state.is_over = true;
+            if state.deferred.is_some() {
+                let what = "a commit before the last request of a statement".to_owned();
+                drop(state);
+                self.abandon(&txn);
+                return Err(ShardError::Internal { shard: self.core.id, what });
+            }
             std::mem::take(&mut state.versions)
         };
         if !versions.is_empty() {
@@ -509,6 +515,10 @@ impl ShardClient for Shard {
         let transaction = self.transactions.lock().get(&txn).cloned();
         if let Some(transaction) = transaction {
             transaction.writes.write().rollback_to(mark);
+            let deferred = &mut transaction.state.lock().deferred;
+            if deferred.as_ref().is_some_and(|deferred| deferred.mark() >= mark) {
+                *deferred = None;
+            }
         }
         Ok(())
     }

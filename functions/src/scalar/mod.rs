@@ -17,7 +17,7 @@ mod placement;
 
 pub use cast::cast;
 pub(crate) use cast::{cast_value, midnight};
-pub use placement::{runs_in_shard, settle};
+pub use placement::{is_immutable, runs_in_shard, settle};
 
 /// Nesting of scalar expressions at the most.
 pub const DEPTH_MAX: usize = 1000;

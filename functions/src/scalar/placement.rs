@@ -15,18 +15,24 @@ use crate::{
 
 /// Whether a shard gives the expression the meaning that it has in the gateway, once `settle` has run over it.
 pub fn runs_in_shard(expr: &ScalarExpr) -> bool {
-    if !has_column(expr) {
-        return true;
-    }
-    let known = match expr {
+    !has_column(expr) || (is_known(expr) && children(expr).into_iter().all(runs_in_shard))
+}
+
+/// Whether the expression has one value always and everywhere: nothing of the session, the clock or chance is in it.
+pub fn is_immutable(expr: &ScalarExpr) -> bool {
+    is_known(expr) && children(expr).into_iter().all(is_immutable)
+}
+
+/// Whether the expression's own operation means the same everywhere.
+fn is_known(expr: &ScalarExpr) -> bool {
+    match expr {
         ScalarExpr::Call { function, .. } => runs(function),
         ScalarExpr::IsDistinct { equality, .. } => runs(equality),
         ScalarExpr::Cast { arg, to, .. } => {
             !cast_depends_on_session(arg.ty().ty) && !cast_depends_on_session(to.ty)
         }
         _ => true,
-    };
-    known && children(expr).into_iter().all(runs_in_shard)
+    }
 }
 
 fn runs(signature: &str) -> bool {

@@ -217,6 +217,7 @@ async fn write(
             op: WriteOp::Insert { rows, on_conflict: OnConflict::Fail },
             commit: false,
             returning: false,
+            more: false,
         };
         store.shard(shard)?.write(request).await.map_err(|error| match error {
             ShardError::UniqueViolation { constraint, detail, .. } => PgError::new(

@@ -6,11 +6,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cortex_shard_api::{
-    Oid, StorageId,
+    Oid, ScalarExpr, StorageId,
     descriptor::{Placement, TableDescriptor},
 };
 
 use super::{Catalog, Schema, Sequence, Table, View};
+use crate::bind::write::column_default;
 
 /// `pg_class`, `pg_namespace` and other catalogs' own OIDs, as `CommentKey::class` and `pg_depend` use them.
 pub mod class {
@@ -42,7 +43,8 @@ pub const CORTEX: Oid = Oid(13208);
 
 impl Catalog {
     /// Adds a table or replaces it with a changed one of the same OID.
-    pub fn put_table(&mut self, table: Table) {
+    pub fn put_table(&mut self, mut table: Table) {
+        table.refresh_key_defaults();
         let oid = table.descriptor.oid;
         if let Some(old) = self.tables.get(&oid).cloned() {
             self.forget_names(&old);
@@ -181,6 +183,19 @@ impl Catalog {
 }
 
 impl Table {
+    /// Sets what foreign keys with SET DEFAULT set to the defaults of their columns.
+    fn refresh_key_defaults(&mut self) {
+        for position in 0..self.descriptor.foreign_keys.len() {
+            let key = &self.descriptor.foreign_keys[position];
+            if !key.sets_default() {
+                continue;
+            }
+            let defaults: Vec<ScalarExpr> =
+                key.columns.iter().map(|column| column_default(self, *column)).collect();
+            Arc::make_mut(&mut self.descriptor).foreign_keys[position].set_default = defaults;
+        }
+    }
+
     /// The table itself, its primary key's index and its other indexes: what takes a name in the schema.
     pub fn relation_names(&self) -> Vec<(Oid, String)> {
         let mut names = vec![(self.descriptor.oid, self.descriptor.name.clone())];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cortex_shard_api::{
-    Datum, Oid, ShardError, TableDescriptor,
+    Datum, Oid, ScalarExpr, ShardError, SqlType, TableDescriptor, TxnId, TypeMod,
     client::{RequestContext, RowUpdate, ShardClient, WriteOp, WriteOutcome, WriteRequest},
     descriptor::{ForeignKeyDescriptor, ReferentialAction},
 };
@@ -36,6 +36,10 @@ async fn family(action: ReferentialAction, indexed: bool) -> Family {
         parent_columns: vec![0],
         on_delete: action,
         on_update: action,
+        set_default: vec![ScalarExpr::Literal {
+            value: Datum::Int4(2),
+            ty: TypeMod::plain(SqlType::Int4),
+        }],
     }];
     let (parent, child) = (Arc::new(parent), Arc::new(child));
     let family = Family { shard, parent, child, _directory: directory };
@@ -57,6 +61,7 @@ impl Family {
             op,
             commit: true,
             returning: false,
+            more: false,
         };
         match self.shard.write(request).await? {
             WriteOutcome::Done { affected, .. } => Ok(affected),
@@ -143,4 +148,72 @@ async fn set_null_keeps_the_children() {
     let family = family(ReferentialAction::SetNull, true).await;
     assert_eq!(family.delete_parent(1).await.expect("delete"), 1);
     assert_eq!(family.children().await, [(10, None), (11, None), (12, None)]);
+}
+
+#[tokio::test]
+async fn set_default_gives_the_children_another_parent() {
+    for indexed in [false, true] {
+        let family = family(ReferentialAction::SetDefault, indexed).await;
+        assert_eq!(family.delete_parent(1).await.expect("delete"), 1);
+        assert_eq!(family.children().await, [(10, Some(2)), (11, Some(2)), (12, None)]);
+        // The default parent itself cannot go while it has children.
+        match family.delete_parent(2).await {
+            Err(ShardError::ForeignKeyViolation { message, .. }) => assert!(
+                message.starts_with("update or delete on table \"t100\" violates"),
+                "{message}"
+            ),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(family.children().await.len(), 3);
+    }
+}
+
+/// A table whose `v` refers to its own `id`.
+fn tree() -> (Arc<Shard>, Arc<TableDescriptor>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let shard = open(directory.path(), StorageKind::Memory);
+    let mut tree = table(100);
+    tree.referenced_by = vec![Oid(100)];
+    tree.foreign_keys = vec![ForeignKeyDescriptor {
+        oid: Oid(300),
+        name: "t100_v_fkey".into(),
+        columns: vec![1],
+        parent: Oid(100),
+        parent_columns: vec![0],
+        on_delete: ReferentialAction::NoAction,
+        on_update: ReferentialAction::NoAction,
+        set_default: Vec::new(),
+    }];
+    (shard, Arc::new(tree), directory)
+}
+
+#[tokio::test]
+async fn a_statement_in_several_requests_is_checked_with_its_last() {
+    let (shard, tree, _directory) = tree();
+    let send = |op: WriteOp, mark: u32, more: bool| {
+        let request = WriteRequest { more, ..super::request(super::in_txn(1, mark), &tree, op) };
+        shard.write(request)
+    };
+    // 1 refers to 2, which comes with the second request.
+    send(insert(vec![int_row(1, 2)]), 1, true).await.expect("not checked yet");
+    send(insert(vec![int_row(2, 2)]), 1, false).await.expect("both are there");
+    // A request without rows ends a statement, and finds what is missing.
+    send(insert(vec![int_row(3, 9)]), 2, true).await.expect("not checked yet");
+    let missing = send(insert(Vec::new()), 2, false).await;
+    assert!(matches!(missing, Err(ShardError::ForeignKeyViolation { .. })), "{missing:?}");
+    // The gateway undoes the statement's other requests.
+    shard.rollback_to(TxnId(1), 2).await.expect("undone");
+    // What another statement owes does not come up in the next one.
+    send(insert(vec![int_row(4, 9)]), 3, true).await.expect("not checked yet");
+    shard.rollback_to(TxnId(1), 3).await.expect("undone");
+    let key = |id| WriteOp::DeleteByKey {
+        key: key_of(&tree, id),
+        predicate: None,
+        parameters: Arc::from([]),
+    };
+    send(key(2), 4, true).await.expect("not checked yet");
+    send(key(1), 4, false).await.expect("the whole tree is gone");
+    shard.commit(TxnId(1)).await.expect("commits");
+    assert!(rows(&shard, RequestContext::default(), &tree).await.is_empty());
+    assert!(shard.core.locks.is_idle());
 }

@@ -105,6 +105,7 @@ pub(crate) fn request(
         op,
         commit,
         returning: false,
+        more: false,
     }
 }
 

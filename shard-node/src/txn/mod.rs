@@ -46,6 +46,8 @@ pub(crate) struct TxnState {
     pub sole: HashSet<Oid>,
     /// Descriptor versions it used while it changed the schema; they count for others once it commits.
     pub versions: HashMap<Oid, u32>,
+    /// What the running statement still owes to foreign keys of a table that refers to itself.
+    pub deferred: Option<crate::write::Deferred>,
     /// It was committed or rolled back; a request that is still under way must not write.
     pub is_over: bool,
 }

@@ -6,7 +6,7 @@
 //! like the statement's own. NO ACTION is checked last, when the statement's net effect is known.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -26,6 +26,9 @@ use crate::{
     storage::KeyRange,
     txn::{locks::LockMode, snapshot::ReadView},
 };
+
+/// Rows between two chances to let others run.
+const STEP_ROWS: usize = 4096;
 
 /// A child row that needs its parent.
 struct NeedsParent {
@@ -154,20 +157,71 @@ impl Statement<'_> {
                 };
                 match action {
                     ReferentialAction::NoAction => abandoned.push(gone),
-                    ReferentialAction::Restrict => self.refuse_children(&gone).await?,
+                    ReferentialAction::Restrict => self.refuse_children(&gone)?,
                     ReferentialAction::Cascade
                     | ReferentialAction::SetNull
                     | ReferentialAction::SetDefault => {
                         let new = effect.new.as_deref();
                         pending.extend(self.change_children(&gone, action, new).await?);
+                        // A default may be the very key that is gone: the children then are as they were.
+                        if action == ReferentialAction::SetDefault {
+                            abandoned.push(gone);
+                        }
                     }
                 }
             }
         }
         self.require_parents(orphans).await?;
+        self.refuse_all_children(abandoned).await
+    }
+
+    /// Refuses children of keys that are gone and have not come back. Where nothing leads to the children of one key, one
+    /// pass over the table looks for those of all.
+    async fn refuse_all_children(&self, abandoned: Vec<NeedsNoChildren>) -> Result<(), ShardError> {
+        let mut unindexed: BTreeMap<(Oid, usize), HashMap<Vec<u8>, NeedsNoChildren>> =
+            BTreeMap::new();
         for gone in abandoned {
-            if !self.has_parent_again(&gone)? {
-                self.refuse_children(&gone).await?;
+            if self.has_parent_again(&gone)? {
+                continue;
+            }
+            let Some(foreign_key) = gone.child.foreign_keys.get(gone.foreign_key) else { continue };
+            let Some(values) = self.values_of_children(&gone, foreign_key) else { continue };
+            if lookup(&gone.child, &foreign_key.columns, &values).is_some() {
+                self.refuse_children(&gone)?;
+                continue;
+            }
+            let wanted = encode(&gone.child, &foreign_key.columns, &values);
+            let of_key = unindexed.entry((gone.child.oid, gone.foreign_key)).or_default();
+            of_key.insert(wanted, gone);
+        }
+        for of_key in unindexed.into_values() {
+            self.refuse_unindexed_children(&of_key).await?;
+        }
+        Ok(())
+    }
+
+    /// All of one foreign key, by the encoded values of their children.
+    async fn refuse_unindexed_children(
+        &self,
+        gone: &HashMap<Vec<u8>, NeedsNoChildren>,
+    ) -> Result<(), ShardError> {
+        let Some(any) = gone.values().next() else { return Ok(()) };
+        let child = &any.child;
+        let Some(foreign_key) = child.foreign_keys.get(any.foreign_key) else { return Ok(()) };
+        let view = self.view();
+        let rows = view.rows(KeyRange::prefix(&key::storage_prefix(child.storage)), false);
+        for (n, stored) in rows.enumerate() {
+            let stored = self.storage(stored)?;
+            let row = self.decode(child, &stored)?;
+            let values = values_of(&row, &foreign_key.columns);
+            if let Some(gone) = gone.get(&encode(child, &foreign_key.columns, &values))
+                && !has_null(&values)
+                && is_owned(child, &stored.key, self.shard.core.id)
+            {
+                return Err(still_referenced(gone, foreign_key));
+            }
+            if n % STEP_ROWS == STEP_ROWS - 1 {
+                tokio::task::yield_now().await;
             }
         }
         Ok(())
@@ -342,25 +396,24 @@ impl Statement<'_> {
         }
     }
 
-    async fn refuse_children(&self, gone: &NeedsNoChildren) -> Result<(), ShardError> {
-        let Some(foreign_key) = gone.child.foreign_keys.get(gone.foreign_key) else {
-            return Ok(());
-        };
-        if self.find_children(gone, foreign_key, 1)?.is_empty() {
-            return Ok(());
+    fn refuse_children(&self, gone: &NeedsNoChildren) -> Result<(), ShardError> {
+        match gone.child.foreign_keys.get(gone.foreign_key) {
+            Some(foreign_key) if !self.find_children(gone, foreign_key, 1)?.is_empty() => {
+                Err(still_referenced(gone, foreign_key))
+            }
+            _ => Ok(()),
         }
-        let (parent, child) = (&gone.parent, &gone.child);
-        let key = describe_key(parent, &foreign_key.parent_columns, &gone.old);
-        Err(ShardError::ForeignKeyViolation {
-            schema: child.schema.clone(),
-            table: child.name.clone(),
-            constraint: foreign_key.name.clone(),
-            message: format!(
-                "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \"{}\"",
-                parent.name, foreign_key.name, child.name
-            ),
-            detail: format!("{key} is still referenced from table \"{}\".", child.name),
-        })
+    }
+
+    /// What children of the old key have in their columns; `None` if there can be none.
+    fn values_of_children(
+        &self,
+        gone: &NeedsNoChildren,
+        foreign_key: &ForeignKeyDescriptor,
+    ) -> Option<Vec<Datum>> {
+        let old = values_of(&gone.old, &foreign_key.parent_columns);
+        let from = (&*gone.parent, &foreign_key.parent_columns[..]);
+        self.convert(&old, from, (&*gone.child, &foreign_key.columns[..]))
     }
 
     /// Child rows that refer to the old key, at most `limit`.
@@ -372,9 +425,7 @@ impl Statement<'_> {
     ) -> Result<Vec<(StoredRow, Row)>, ShardError> {
         let child = &gone.child;
         let columns = &foreign_key.columns[..];
-        let old = values_of(&gone.old, &foreign_key.parent_columns);
-        let from = (&*gone.parent, &foreign_key.parent_columns[..]);
-        let Some(values) = self.convert(&old, from, (child, columns)) else {
+        let Some(values) = self.values_of_children(gone, foreign_key) else {
             return Ok(Vec::new());
         };
         let wanted = encode(child, columns, &values);
@@ -390,33 +441,26 @@ impl Statement<'_> {
             }
             Ok(found.len() < limit)
         };
-        let by_index = child.indexes.iter().find_map(|index| {
-            let leading = leading_of(index);
-            let is_usable = index.state == IndexState::Public && leading.len() >= columns.len();
-            let range = is_usable.then(|| narrow(child, index.storage, &leading, columns, &values));
-            Some((index, range??))
-        });
-        if let Some((index, range)) = by_index {
-            for entry in view.index_entries(range, false) {
-                let entry = self.storage(entry)?;
-                let row_key = key::row_key_of_entry(child, index, &entry.key, &entry.value)?;
-                let stored = self.read(&view, &row_key)?.ok_or_else(|| ShardError::Corrupt {
-                    shard: self.shard.core.id,
-                    what: format!("index {} has an entry without a row", index.name),
-                })?;
-                if !take(stored)? {
-                    break;
+        let range = match lookup(child, columns, &values) {
+            Some(Lookup::Index(index, range)) => {
+                for entry in view.index_entries(range, false) {
+                    let entry = self.storage(entry)?;
+                    let row_key = key::row_key_of_entry(child, index, &entry.key, &entry.value)?;
+                    let stored =
+                        self.read(&view, &row_key)?.ok_or_else(|| ShardError::Corrupt {
+                            shard: self.shard.core.id,
+                            what: format!("index {} has an entry without a row", index.name),
+                        })?;
+                    if !take(stored)? {
+                        break;
+                    }
                 }
+                return Ok(found);
             }
-            return Ok(found);
-        }
-        // The primary key, if it begins with the foreign key; the whole table otherwise, as in Postgres.
-        let of_key: Vec<_> =
-            child.primary_key.iter().map(|position| (*position, KeyOrder::default())).collect();
-        let is_usable = of_key.len() >= columns.len() && !key::has_shard_key_prefix(child);
-        let range = is_usable.then(|| narrow(child, child.storage, &of_key, columns, &values));
-        let whole = || KeyRange::prefix(&key::storage_prefix(child.storage));
-        for stored in view.rows(range.flatten().unwrap_or_else(whole), false) {
+            Some(Lookup::Rows(range)) => range,
+            None => KeyRange::prefix(&key::storage_prefix(child.storage)),
+        };
+        for stored in view.rows(range, false) {
             if !take(self.storage(stored)?)? {
                 break;
             }
@@ -464,10 +508,9 @@ impl Statement<'_> {
             }
             (ReferentialAction::SetNull, _) => vec![Datum::Null; foreign_key.columns.len()],
             _ => {
-                return Err(unsupported(
-                    "SET DEFAULT of a foreign key is not supported",
-                    "Use SET NULL, CASCADE or NO ACTION.",
-                ));
+                let defaults = foreign_key.set_default.iter();
+                let values = defaults.map(|it| scalar::evaluate(it, &[], &[], &self.eval));
+                values.collect::<Result<Vec<_>, _>>()?
             }
         };
         let mut planned = Vec::with_capacity(found.len());
@@ -487,6 +530,50 @@ impl Statement<'_> {
         }
         self.update_planned(child, planned).await?;
         Ok(effects)
+    }
+}
+
+/// What leads to the rows with given values in some columns.
+enum Lookup<'t> {
+    Index(&'t IndexDescriptor, KeyRange),
+    /// The primary key begins with the columns.
+    Rows(KeyRange),
+}
+
+/// `None`: only the whole table does, as in Postgres.
+fn lookup<'t>(
+    table: &'t TableDescriptor,
+    columns: &[usize],
+    values: &[Datum],
+) -> Option<Lookup<'t>> {
+    let by_index = table.indexes.iter().find_map(|index| {
+        let leading = leading_of(index);
+        let is_usable = index.state == IndexState::Public && leading.len() >= columns.len();
+        let range = is_usable.then(|| narrow(table, index.storage, &leading, columns, values));
+        Some(Lookup::Index(index, range??))
+    });
+    if by_index.is_some() {
+        return by_index;
+    }
+    let of_key: Vec<_> =
+        table.primary_key.iter().map(|position| (*position, KeyOrder::default())).collect();
+    let is_usable = of_key.len() >= columns.len() && !key::has_shard_key_prefix(table);
+    let range = is_usable.then(|| narrow(table, table.storage, &of_key, columns, values));
+    range.flatten().map(Lookup::Rows)
+}
+
+fn still_referenced(gone: &NeedsNoChildren, foreign_key: &ForeignKeyDescriptor) -> ShardError {
+    let (parent, child) = (&gone.parent, &gone.child);
+    let key = describe_key(parent, &foreign_key.parent_columns, &gone.old);
+    ShardError::ForeignKeyViolation {
+        schema: child.schema.clone(),
+        table: child.name.clone(),
+        constraint: foreign_key.name.clone(),
+        message: format!(
+            "update or delete on table \"{}\" violates foreign key constraint \"{}\" on table \"{}\"",
+            parent.name, foreign_key.name, child.name
+        ),
+        detail: format!("{key} is still referenced from table \"{}\".", child.name),
     }
 }
 

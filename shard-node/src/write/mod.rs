@@ -54,9 +54,13 @@ const KEY_BYTES_MAX: usize = 65_535;
 /// Row locks of one table after which a transaction tries to lock the table instead.
 const ROW_LOCKS_MAX: usize = 100_000;
 
+/// Changed rows of one statement whose foreign keys wait for its last request: their key columns are held in memory. A
+/// larger statement is checked in pieces of this size, so a row must not refer to one of a later piece.
+const DEFERRED_ROWS_MAX: usize = 1 << 20;
+
 /// Runs a request.
 pub(crate) async fn run(shard: &Shard, request: WriteRequest) -> Result<WriteOutcome, ShardError> {
-    let WriteRequest { context, table, related, op, commit, returning } = request;
+    let WriteRequest { context, table, related, op, commit, returning, more } = request;
     let (txn, is_own) = match context.txn {
         Some(id) => (shard.transaction(id)?, false),
         None if commit => (shard.own_transaction(), true),
@@ -93,7 +97,9 @@ pub(crate) async fn run(shard: &Shard, request: WriteRequest) -> Result<WriteOut
     if matches!(outcome, WriteOutcome::Retry) {
         return Ok(outcome);
     }
-    statement.follow_foreign_keys(effects).await?;
+    if let Some(effects) = statement.effects_to_follow(effects, more) {
+        statement.follow_foreign_keys(effects).await?;
+    }
     if txn.state.lock().is_over {
         return Err(ShardError::TransactionLost { shard: shard.core.id });
     }
@@ -124,6 +130,7 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.is_armed {
             self.txn.writes.write().rollback_to(self.mark);
+            self.txn.state.lock().deferred = None;
             if self.is_own {
                 self.shard.abandon(self.txn);
             }
@@ -136,6 +143,38 @@ struct Effect {
     table: Arc<TableDescriptor>,
     old: Option<Row>,
     new: Option<Row>,
+}
+
+/// Effects of a statement's requests so far, while more are to come.
+pub(crate) struct Deferred {
+    mark: u32,
+    effects: Vec<Effect>,
+}
+
+impl Deferred {
+    pub(crate) fn mark(&self) -> u32 {
+        self.mark
+    }
+}
+
+impl Effect {
+    /// Forgets the values that no foreign key can ask for: its own columns, and those that identify a row.
+    fn trim(&mut self) {
+        let table = &self.table;
+        let is_key = |position: usize| {
+            let unique = table.indexes.iter().filter(|index| index.unique);
+            table.primary_key.contains(&position)
+                || table.foreign_keys.iter().any(|key| key.columns.contains(&position))
+                || unique.flat_map(|index| &index.columns).any(|it| it.column == position)
+        };
+        for row in [&mut self.old, &mut self.new].into_iter().flatten() {
+            for (position, value) in row.iter_mut().enumerate() {
+                if !is_key(position) {
+                    *value = Datum::Null;
+                }
+            }
+        }
+    }
 }
 
 /// A running request.
@@ -160,6 +199,29 @@ impl<'a> Statement<'a> {
         let settings = ValueSettings { now_micros, ..ValueSettings::default() };
         let eval = EvalContext { settings, transaction_micros: now_micros, session: None };
         Statement { shard, txn, context, table, related, eval }
+    }
+
+    /// What foreign keys are to follow now: with the last request of a statement also what its others left. `None` while
+    /// more are to come, for a table that refers to itself: its rows may refer to rows of later requests.
+    fn effects_to_follow(&self, mut effects: Vec<Effect>, more: bool) -> Option<Vec<Effect>> {
+        if !self.table.refers_to_itself() {
+            return Some(effects);
+        }
+        let mut state = self.txn.state.lock();
+        let mark = self.context.mark;
+        let mut all = match state.deferred.take() {
+            Some(deferred) if deferred.mark == mark => deferred.effects,
+            Some(_) | None => Vec::new(),
+        };
+        if more {
+            effects.iter_mut().for_each(Effect::trim);
+        }
+        all.append(&mut effects);
+        if more && all.len() < DEFERRED_ROWS_MAX {
+            state.deferred = Some(Deferred { mark, effects: all });
+            return None;
+        }
+        Some(all)
     }
 
     /// The newest state, read after the locks were taken.

@@ -10,7 +10,7 @@ use cortex_shard_api::{
 };
 use futures::StreamExt;
 
-use super::{Attempt, ROWS_PER_REQUEST, Session, WriteRun, Written};
+use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written};
 use crate::{
     error::PgError,
     exec::{
@@ -77,6 +77,7 @@ impl Session {
 /// Collects rows by shard and sends them in requests of bounded size.
 pub(in crate::exec) struct InsertSender {
     on_conflict: OnConflict,
+    /// An entry stays when its rows are sent: a shard that got more than one request gets a last one.
     pending: BTreeMap<ShardId, Vec<Row>>,
     written: Written,
     retry: bool,
@@ -103,7 +104,7 @@ impl InsertSender {
         rows.push(row);
         if rows.len() >= ROWS_PER_REQUEST {
             let rows = std::mem::take(rows);
-            self.send(session, run, shard, rows, false).await?;
+            self.send(session, run, shard, rows, Part::More).await?;
         }
         Ok(())
     }
@@ -114,14 +115,14 @@ impl InsertSender {
         run: &WriteRun,
         shard: ShardId,
         rows: Vec<Row>,
-        only: bool,
+        part: Part,
     ) -> Result<(), PgError> {
         let on_conflict = self.on_conflict.clone();
         let outcome = if super::is_reference(&run.table) {
             session.insert_reference(run, shard, rows, on_conflict).await?
         } else {
             let op = WriteOp::Insert { rows, on_conflict };
-            session.send(run, shard, op, only, run.returning).await?
+            session.send_part(run, shard, op, part, run.returning).await?
         };
         self.retry |= !self.written.add(outcome);
         Ok(())
@@ -133,11 +134,12 @@ impl InsertSender {
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
         let mut pending = std::mem::take(&mut self.pending);
-        pending.retain(|_, rows| !rows.is_empty());
+        pending.retain(|_, rows| !rows.is_empty() || run.needs_last_request());
         session.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && session.transaction.is_none();
+        let part = if only { Part::Only } else { Part::Last };
         for (shard, rows) in pending {
-            self.send(session, run, shard, rows, only).await?;
+            self.send(session, run, shard, rows, part).await?;
         }
         Ok(if self.retry { Attempt::Retry } else { Attempt::Done(self.written) })
     }

@@ -46,6 +46,16 @@ pub(super) struct Written {
     pub rows: Vec<Row>,
 }
 
+/// Which of a statement's requests to one shard a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// There is no other request, to no shard: it may commit with this one.
+    Only,
+    /// More follow to this shard.
+    More,
+    Last,
+}
+
 /// One attempt at a statement.
 pub(super) enum Attempt {
     Done(Written),
@@ -67,6 +77,12 @@ pub(super) struct WriteRun {
 }
 
 impl WriteRun {
+    /// Whether a shard that got some of the statement's rows must also get its last request, even without rows: it has
+    /// put off foreign keys until then.
+    fn needs_last_request(&self) -> bool {
+        self.table.refers_to_itself() && !is_reference(&self.table)
+    }
+
     /// An expression for a shard: what needs the session and no row is a constant by then.
     fn settle(&self, expr: &ScalarExpr) -> ScalarExpr {
         scalar::settle(expr, &self.parameters, &self.eval)
@@ -168,7 +184,19 @@ impl Session {
         only: bool,
         returning: bool,
     ) -> Result<WriteOutcome, PgError> {
-        let commit = only && run.autocommit && self.transaction.is_none();
+        let part = if only { Part::Only } else { Part::Last };
+        self.send_part(run, shard, op, part, returning).await
+    }
+
+    async fn send_part(
+        &mut self,
+        run: &WriteRun,
+        shard: ShardId,
+        op: WriteOp,
+        part: Part,
+        returning: bool,
+    ) -> Result<WriteOutcome, PgError> {
+        let commit = part == Part::Only && run.autocommit && self.transaction.is_none();
         let context = if commit { self.request_base() } else { self.write_context(shard)? };
         let request = WriteRequest {
             context: context.clone(),
@@ -177,6 +205,7 @@ impl Session {
             op,
             commit,
             returning,
+            more: part == Part::More,
         };
         let client = self.gateway.shards.get(shard)?;
         let _shield = commit.then(|| self.shield.raise(Shielded::Maybe));

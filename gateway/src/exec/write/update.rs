@@ -11,7 +11,7 @@ use cortex_shard_api::{
 };
 use futures::StreamExt;
 
-use super::{Attempt, ROWS_PER_REQUEST, Session, WriteRun, Written, is_reference};
+use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written, is_reference};
 use crate::{
     error::PgError,
     exec::{fast::primary_key, plan::QueryPlan, rows::BatchRows},
@@ -132,18 +132,20 @@ impl Session {
                 found.items.push(to_item(key, version, values));
                 if found.items.len() >= ROWS_PER_REQUEST {
                     let found = std::mem::take(found);
-                    if !self.send_found(run, shard, found, &to_op, false, &mut written).await? {
+                    let part = Part::More;
+                    if !self.send_found(run, shard, found, &to_op, part, &mut written).await? {
                         return Ok(Attempt::Retry);
                     }
                 }
             }
         }
         drop(batches);
-        pending.retain(|_, found| !found.items.is_empty());
+        pending.retain(|_, found| !found.items.is_empty() || run.needs_last_request());
         self.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && self.transaction.is_none();
+        let part = if only { Part::Only } else { Part::Last };
         for (shard, found) in pending {
-            if !self.send_found(run, shard, found, &to_op, only, &mut written).await? {
+            if !self.send_found(run, shard, found, &to_op, part, &mut written).await? {
                 return Ok(Attempt::Retry);
             }
         }
@@ -157,14 +159,14 @@ impl Session {
         shard: ShardId,
         found: Found<T>,
         to_op: impl Fn(Vec<T>) -> WriteOp,
-        only: bool,
+        part: Part,
         written: &mut Written,
     ) -> Result<bool, PgError> {
         let op = to_op(found.items);
         let mut outcome = if is_reference(&run.table) {
             self.write_reference(run, shard, op).await?
         } else {
-            self.send(run, shard, op, only, run.returning).await?
+            self.send_part(run, shard, op, part, run.returning).await?
         };
         if let (WriteOutcome::Done { rows, .. }, true) = (&mut outcome, run.joined > 0) {
             if rows.len() != found.joined.len() {

@@ -7,6 +7,7 @@ use sqlparser::ast::{Expr, Ident};
 
 use super::{
     Ddl, Violation, Work,
+    constraint::check_key_defaults,
     placement::{same_columns, shard_key},
     sequence::{nextval, nextval_sequence},
     table::{column_position, qualified, quote},
@@ -36,6 +37,7 @@ impl Ddl<'_> {
             Some(default) => self.bind_default(column, ty, default)?,
             None => None,
         };
+        check_key_defaults(&table)?;
         self.catalog.put_table(table);
         Ok(())
     }
@@ -279,6 +281,7 @@ impl Ddl<'_> {
             )));
         }
         table.columns[position] = self.identity_extra(&table, position, identity, options)?;
+        check_key_defaults(&table)?;
         self.catalog.put_table(table);
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     PlanError, PlanErrorKind,
     bind::ddl::{ConstraintDefinition, ConstraintKind, QualifiedName, SourceExpr},
+    bind::write::column_default,
     catalog::{
         Table, deparse,
         naming::{self, joined_columns},
@@ -209,8 +210,10 @@ impl Ddl<'_> {
             parent_columns: parent_positions,
             on_delete: *on_delete,
             on_update: *on_update,
+            set_default: Vec::new(),
         };
         Arc::make_mut(&mut table.descriptor).foreign_keys.push(key);
+        check_key_defaults(table)?;
         Ok(table.descriptor.foreign_keys.len() - 1)
     }
 
@@ -323,6 +326,25 @@ impl Ddl<'_> {
         let catalog = Arc::new(self.catalog.clone());
         self.work.push(Work::Verify { catalog, sql, violation });
     }
+}
+
+/// ON ... SET DEFAULT happens in the shard, where there are no sequences and no sessions.
+pub(super) fn check_key_defaults(table: &Table) -> Result<(), PlanError> {
+    for key in table.descriptor.foreign_keys.iter().filter(|key| key.sets_default()) {
+        for position in &key.columns {
+            if cortex_functions::scalar::is_immutable(&column_default(table, *position)) {
+                continue;
+            }
+            return Err(PlanError::unsupported(
+                format!(
+                    "SET DEFAULT of foreign key \"{}\" needs a constant default of column \"{}\"",
+                    key.name, table.descriptor.columns[*position].name
+                ),
+                "Give the column a constant default, or use SET NULL, CASCADE or NO ACTION.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Positions of the parent's columns: those named, which must be a key, or its primary key.
