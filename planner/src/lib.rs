@@ -5,6 +5,9 @@
 /// The catalog as statements see it: an immutable, versioned snapshot.
 pub mod catalog;
 
+/// SQL as the parser reads it: precedence and what may chain.
+pub mod dialect;
+
 /// Names, types and parameters of statements; what we run ourselves (fast plans, DML).
 pub mod bind;
 
@@ -26,4 +29,5 @@ pub mod explain;
 /// What can be wrong with a statement.
 pub mod error;
 
+pub use dialect::CortexDialect;
 pub use error::{PlanError, PlanErrorKind};

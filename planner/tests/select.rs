@@ -11,7 +11,7 @@ use cortex_functions::{
     session::{EvalContext, install},
 };
 use cortex_planner::{
-    PlanError,
+    CortexDialect, PlanError,
     bind::{Binder, Clause, Scope, types::Target},
     catalog::{Catalog, Namespace, SystemRelation, SystemRelations},
     lower::optimizer,
@@ -30,7 +30,6 @@ use datafusion::{
 use futures::FutureExt;
 use sqlparser::{
     ast::{self, Statement},
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
 
@@ -66,7 +65,7 @@ fn load() -> Arc<Tables> {
     let settings = settings();
     let empty = namespace(Arc::new(Tables::default()));
     let mut shapes: Vec<Shape> = Vec::new();
-    let statements = Parser::parse_sql(&PostgreSqlDialect {}, DATA).expect("data.sql parses");
+    let statements = Parser::parse_sql(&CortexDialect, DATA).expect("data.sql parses");
     for statement in statements {
         match statement {
             Statement::CreateTable(create) => {
@@ -183,7 +182,7 @@ fn run_failure(error: &DataFusionError) -> String {
 async fn answer(sql: &str, tables: &Arc<Tables>, state: &SessionState) -> Answer {
     let settings = settings();
     let namespace = namespace(tables.clone());
-    let query = match Parser::new(&PostgreSqlDialect {})
+    let query = match Parser::new(&CortexDialect)
         .try_with_sql(sql)
         .and_then(|mut parser| parser.parse_query())
     {

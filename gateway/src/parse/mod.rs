@@ -8,15 +8,18 @@
 
 mod copy;
 mod cursor;
+mod lexing;
 mod shim;
 mod utility;
 
 use std::sync::Arc;
 
-use cortex_planner::bind::ddl::{DdlCommand, is_ddl, parse_ddl};
+use cortex_planner::{
+    CortexDialect,
+    bind::ddl::{DdlCommand, is_ddl, parse_ddl},
+};
 use sqlparser::{
     ast::Statement,
-    dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
     tokenizer::{Location, Token, TokenWithSpan, Tokenizer},
 };
@@ -163,12 +166,14 @@ fn is_significant(token: &Token) -> bool {
 }
 
 fn tokenize(sql: &str) -> Result<Vec<TokenWithSpan>, PgError> {
-    Tokenizer::new(&PostgreSqlDialect {}, sql).with_unescape(true).tokenize_with_location().map_err(
-        |error| {
+    Tokenizer::new(&CortexDialect, sql)
+        .with_unescape(true)
+        .tokenize_with_location()
+        .map(|tokens| lexing::join_strings(lexing::split_signs(tokens)))
+        .map_err(|error| {
             PgError::new(SqlState::SYNTAX_ERROR, lexer_message(&error.message))
                 .at(char_position(sql, error.location))
-        },
-    )
+        })
 }
 
 /// Postgres's words for what the lexer found.
@@ -204,6 +209,9 @@ fn parse_tokens(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgError> {
     }
     let mut tokens = shim::rewrite(tokens);
     let overriding = shim::take_overriding(&mut tokens);
+    if let Some(token) = lexing::quoted_alias(&tokens) {
+        return Err(near(sql, token));
+    }
     let mut statement = parse_sql(sql, tokens)?;
     if let Some(overriding) = overriding
         && !overriding.attach(&mut statement)
@@ -214,7 +222,7 @@ fn parse_tokens(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgError> {
 }
 
 fn parse_schema_change(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens_with_locations(tokens);
@@ -223,7 +231,7 @@ fn parse_schema_change(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Ast, PgE
 
 /// sqlparser over tokens, to the end of the statement.
 fn parse_sql(sql: &str, tokens: Vec<TokenWithSpan>) -> Result<Statement, PgError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens_with_locations(tokens);
@@ -240,7 +248,7 @@ fn parse_expression(
     sql: &str,
     tokens: Vec<TokenWithSpan>,
 ) -> Result<sqlparser::ast::Expr, PgError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens_with_locations(tokens);
@@ -254,7 +262,7 @@ fn parse_expression(
 
 /// Parses a type's name, e.g. of PREPARE's parameters.
 pub fn parse_type(text: &str) -> Result<sqlparser::ast::DataType, PgError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokenize(text)?);
     let ty = parser.parse_data_type().map_err(|error| syntax_error(text, &error))?;
     let rest = parser.peek_token_ref();
@@ -374,7 +382,7 @@ fn end_of_input(sql: &str) -> PgError {
 
 /// The first token of a text as it is written.
 fn first_lexeme(text: &str) -> &str {
-    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location() else {
+    let Ok(tokens) = Tokenizer::new(&CortexDialect, text).tokenize_with_location() else {
         return text.split_whitespace().next().unwrap_or_default();
     };
     tokens
@@ -434,6 +442,30 @@ mod tests {
         );
         assert_eq!(error("select * from").0, "syntax error at end of input");
         assert_eq!(error("select 'x"), ("unterminated quoted string".to_owned(), Some(8)));
+    }
+
+    #[test]
+    fn tokens_are_postgresqls() {
+        let select = |sql: &str| match &*parse(sql).expect(sql)[0].ast {
+            Ast::Sql(statement) => statement.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(select("select a>=-1, b<>-c, 2*-3"), "SELECT a >= -1, b <> -c, 2 * -3");
+        assert_eq!(select("select 'a' -- b\n 'c'"), "SELECT 'ac'");
+        assert_eq!(error("select a, 'b' 'c'"), (near_message("'c'"), Some(15)));
+        assert_eq!(error("select 1 as 'b'"), (near_message("'b'"), Some(13)));
+        assert_eq!(error("select 1 < 2 < 3"), (near_message("<"), Some(14)));
+    }
+
+    fn near_message(word: &str) -> String {
+        format!("syntax error at or near \"{word}\"")
+    }
+
+    /// Calls inside calls are read once, not twice for each level.
+    #[test]
+    fn nested_calls_are_read_in_linear_time() {
+        let nested = format!("select {}1{}", "abs(".repeat(200), ")".repeat(200));
+        assert!(parse(&nested).is_ok());
     }
 
     #[test]

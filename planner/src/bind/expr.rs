@@ -345,15 +345,6 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         let start = self.start(arg);
-        // A sign binds tighter than ^ in Postgres, and looser in the parser: -2 ^ 2 is 4.
-        if matches!(op, UnaryOperator::Minus | UnaryOperator::Plus)
-            && let Expr::BinaryOp { left, op: power @ BinaryOperator::PGExp, right } = arg
-        {
-            let left = self.deeper(|binder| binder.bind_unary(op, left, scope, clause))?;
-            let right = self.bind_expr(right, scope, clause)?;
-            let power = super::operators::operator_name(power);
-            return self.binary(&power, left, right, start);
-        }
         if *op == UnaryOperator::Not {
             let bound = self.bind_expr(arg, scope, clause)?;
             return Ok(self.condition(bound, "NOT")?.negate());

@@ -219,19 +219,26 @@ impl Binder<'_> {
             .collect::<Result<Vec<_>, _>>()?;
         let is_row = matches!(left.kind, Kind::Row(_))
             || items.iter().any(|item| matches!(item.kind, Kind::Row(_)));
+        // As in PostgreSQL: what names no column has one type together with the left side, a column is compared by itself.
+        let (single, together): (Vec<_>, Vec<_>) =
+            items.into_iter().partition(|item| is_row || item.has_column());
         let types: Vec<SqlType> =
-            std::iter::once(left.ty.ty).chain(items.iter().map(|item| item.ty.ty)).collect();
-        let common = if is_row { None } else { registry::common_type(&types, "IN").ok() };
-        let bound = match common {
-            Some(common) if list.len() > 1 => self.in_list(left, items, common, position)?,
-            _ => {
-                let terms = items
-                    .into_iter()
-                    .map(|item| self.compare("=", left.clone(), item, position))
-                    .collect::<Result<Vec<_>, _>>()?;
-                TypedExpr::or(terms)
+            std::iter::once(left.ty.ty).chain(together.iter().map(|item| item.ty.ty)).collect();
+        let mut terms = Vec::new();
+        match registry::common_type(&types, "IN") {
+            Ok(common) if together.len() > 1 => {
+                terms.push(self.in_list(left.clone(), together, common, position)?);
             }
-        };
+            _ => {
+                for item in together {
+                    terms.push(self.compare("=", left.clone(), item, position)?);
+                }
+            }
+        }
+        for item in single {
+            terms.push(self.compare("=", left.clone(), item, position)?);
+        }
+        let bound = TypedExpr::or(terms);
         Ok(if negated { bound.negate() } else { bound })
     }
 

@@ -17,7 +17,6 @@ use sqlparser::{
         Expr, FunctionArg, FunctionArgExpr, Join, JoinConstraint, JoinOperator, ObjectName,
         Spanned, TableAlias, TableFactor, TableWithJoins,
     },
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
 
@@ -26,7 +25,7 @@ use super::{
     set_returning,
 };
 use crate::{
-    PlanError, PlanErrorKind,
+    CortexDialect, PlanError, PlanErrorKind,
     bind::{
         Binder, Clause, Scope,
         names::{ScopeColumn, ScopeRelation, fold_ident, plan_column, table_relation},
@@ -605,7 +604,7 @@ impl Binder<'_> {
                 format!("the query of view \"{}\" cannot be read: {what}", view.name),
             )
         };
-        let query = Parser::new(&PostgreSqlDialect {})
+        let query = Parser::new(&CortexDialect)
             .try_with_sql(&view.sql)
             .and_then(|mut parser| parser.parse_query())
             .map_err(|error| broken(error.to_string()))?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cortex_planner::{
+    CortexDialect,
     bind::Binder,
     catalog::{Catalog, Namespace, Schema, SystemRelation, SystemRelations},
     operators::provider,
@@ -21,7 +22,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, collect},
     prelude::SessionContext,
 };
-use sqlparser::{ast::Statement, dialect::PostgreSqlDialect, parser::Parser};
+use sqlparser::{ast::Statement, parser::Parser};
 
 use crate::cluster::{Cluster, Tables};
 
@@ -64,7 +65,7 @@ impl Scope {
 
     /// The bound and optimized plan of a query.
     pub fn logical(&self, sql: &str) -> LogicalPlan {
-        let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).expect(sql);
+        let statements = Parser::parse_sql(&CortexDialect, sql).expect(sql);
         let Some(Statement::Query(query)) = statements.into_iter().next() else {
             panic!("{sql} is not a query");
         };

@@ -8,4 +8,5 @@ mod matrix;
 mod packages;
 mod process;
 mod restart;
+mod precedence;
 mod schema_changes;

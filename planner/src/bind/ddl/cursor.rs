@@ -2,13 +2,13 @@
 
 use sqlparser::{
     ast::{Expr, Query},
-    dialect::{Dialect, PostgreSqlDialect, Precedence},
+    dialect::{Dialect, Precedence},
     parser::{Parser, ParserError},
     tokenizer::{Location, Token},
 };
 
 use super::{QualifiedName, SourceExpr};
-use crate::{PlanError, PlanErrorKind};
+use crate::{CortexDialect, PlanError, PlanErrorKind};
 
 /// Bytes of a name at most; longer ones are cut, as Postgres does.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -297,7 +297,7 @@ impl<'p, 'd> Cursor<'p, 'd> {
     /// An expression as in DEFAULT: what NOT NULL may follow.
     pub fn default_expr(&mut self) -> Parsed<SourceExpr> {
         let start = self.parser.peek_token_ref().span.start;
-        let lowest = PostgreSqlDialect {}.prec_value(Precedence::Is);
+        let lowest = CortexDialect.prec_value(Precedence::Is);
         let expr = self.parser.parse_subexpr(lowest).map_err(|error| self.parser_error(error))?;
         self.finish_expr(start, expr)
     }

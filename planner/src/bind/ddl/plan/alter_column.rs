@@ -13,7 +13,7 @@ use super::{
     table::{column_position, qualified, quote},
 };
 use crate::{
-    PlanError, PlanErrorKind,
+    CortexDialect, PlanError, PlanErrorKind,
     bind::ddl::{SequenceOptions, SourceExpr},
     catalog::{Identity, Table},
 };
@@ -222,7 +222,7 @@ impl Ddl<'_> {
                 pretty: false,
             }
             .top(&check.expr);
-            let dialect = sqlparser::dialect::PostgreSqlDialect {};
+            let dialect = CortexDialect;
             let expr = sqlparser::parser::Parser::new(&dialect)
                 .try_with_sql(&text)
                 .and_then(|mut parser| parser.parse_expr())

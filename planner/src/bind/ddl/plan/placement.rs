@@ -9,11 +9,11 @@ use cortex_shard_api::{
     key::{self, KeyOrder},
     value::text,
 };
-use sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+use sqlparser::parser::Parser;
 
 use super::{Ddl, DefaultShardBy, Work, table::check_ordered};
 use crate::{
-    PlanError, PlanErrorKind,
+    CortexDialect, PlanError, PlanErrorKind,
     bind::ddl::{cursor::Cursor, parse::unknown_parameter},
     catalog::{Group, Table, edit::Grouped},
 };
@@ -97,7 +97,7 @@ fn parse_shard_by(text: &str) -> Result<ShardBy, PlanError> {
         )
         .with_hint("Available values: hash(column, ...), range(column), reference, none.")
     };
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|_| bad())?;
     let mut cursor = Cursor::new(&mut parser, text);
     let shard_by = if cursor.eat("reference") {
@@ -275,7 +275,7 @@ impl Ddl<'_> {
     }
 
     fn map_of_table(&self, other: &str, key_types: &[SqlType]) -> Result<Arc<SlotMap>, PlanError> {
-        let dialect = PostgreSqlDialect {};
+        let dialect = CortexDialect;
         let bad = |_| {
             PlanError::new(
                 PlanErrorKind::InvalidParameterValue,

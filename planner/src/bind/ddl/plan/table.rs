@@ -7,11 +7,11 @@ use cortex_shard_api::{
     descriptor::{ColumnDescriptor, IndexColumn, IndexDescriptor, IndexState, TableDescriptor},
 };
 
-use sqlparser::{dialect::PostgreSqlDialect, parser::Parser};
+use sqlparser::parser::Parser;
 
 use super::{Ddl, undefined_column};
 use crate::{
-    PlanError, PlanErrorKind,
+    CortexDialect, PlanError, PlanErrorKind,
     bind::ddl::{ColumnDefinition, QualifiedName, SourceExpr, cursor::Cursor},
     catalog::{ColumnDefault, ColumnExtra, Identity, Table},
 };
@@ -258,7 +258,7 @@ fn literal_text(expr: &ScalarExpr) -> Option<String> {
 
 /// A relation's name inside a string.
 fn relation_name(text: &str) -> Result<QualifiedName, PlanError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let invalid = || PlanError::new(PlanErrorKind::InvalidParameterValue, "invalid name syntax");
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|_| invalid())?;
     let mut name = Cursor::new(&mut parser, text).qualified_name().map_err(|_| invalid())?;

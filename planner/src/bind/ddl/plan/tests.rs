@@ -6,12 +6,12 @@ use cortex_functions::session::EvalContext;
 use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod, descriptor::Placement, ids::ShardId};
 use sqlparser::{
     ast::{Expr, Query},
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
 
 use super::*;
 use crate::{
+    CortexDialect,
     bind::ddl::parse_ddl,
     catalog::{
         Role, SystemRelation,
@@ -101,7 +101,7 @@ impl Fixture {
     }
 
     fn run(&mut self, sql: &str) -> Result<(), PlanError> {
-        let dialect = PostgreSqlDialect {};
+        let dialect = CortexDialect;
         let mut parser = Parser::new(&dialect).try_with_sql(sql).expect("tokens");
         let command = parse_ddl(&mut parser, sql)?;
         let system: Arc<dyn SystemRelations> = Arc::new(NoSystem);

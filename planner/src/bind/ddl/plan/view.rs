@@ -8,13 +8,12 @@ use std::{ops::ControlFlow, sync::Arc};
 use cortex_shard_api::Oid;
 use sqlparser::{
     ast::{Ident, Query, TableAlias, TableFactor, VisitMut, VisitorMut},
-    dialect::PostgreSqlDialect,
     parser::Parser,
 };
 
 use super::Ddl;
 use crate::{
-    PlanError, PlanErrorKind,
+    CortexDialect, PlanError, PlanErrorKind,
     bind::{ddl::CreateView, names::fold_ident},
     catalog::{Table, View},
 };
@@ -179,7 +178,7 @@ fn check_replacement(
 }
 
 fn parse(sql: &str) -> Result<Box<Query>, PlanError> {
-    let dialect = PostgreSqlDialect {};
+    let dialect = CortexDialect;
     let parsed = Parser::new(&dialect).try_with_sql(sql).and_then(|mut p| p.parse_query());
     parsed.map_err(|error| {
         PlanError::new(
