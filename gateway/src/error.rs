@@ -28,6 +28,7 @@ states! {
     FEATURE_NOT_SUPPORTED = "0A000";
     CARDINALITY_VIOLATION = "21000";
     INVALID_ROW_COUNT_IN_LIMIT = "2201W";
+    INVALID_ROW_COUNT_IN_OFFSET = "2201X";
     DATA_EXCEPTION = "22000";
     STRING_DATA_RIGHT_TRUNCATION = "22001";
     NUMERIC_VALUE_OUT_OF_RANGE = "22003";
@@ -302,6 +303,7 @@ pub const fn value_state(kind: ValueErrorKind) -> SqlState {
         ValueErrorKind::NullNotAllowed => SqlState::NULL_VALUE_NOT_ALLOWED,
         ValueErrorKind::Cardinality => SqlState::CARDINALITY_VIOLATION,
         ValueErrorKind::InvalidRowCount => SqlState::INVALID_ROW_COUNT_IN_LIMIT,
+        ValueErrorKind::InvalidRowOffset => SqlState::INVALID_ROW_COUNT_IN_OFFSET,
         ValueErrorKind::UndefinedTable => SqlState::UNDEFINED_TABLE,
         ValueErrorKind::UndefinedColumn => SqlState::UNDEFINED_COLUMN,
         ValueErrorKind::UndefinedObject => SqlState::UNDEFINED_OBJECT,

@@ -117,6 +117,51 @@ impl Dialect for CortexDialect {
         true
     }
 
+    /// Words that need AS to name a column; all others may stand alone, as `SELECT 1 value`.
+    fn is_column_alias(&self, keyword: &Keyword, _parser: &mut Parser) -> bool {
+        !matches!(
+            keyword,
+            Keyword::ARRAY
+                | Keyword::AS
+                | Keyword::CHAR
+                | Keyword::CHARACTER
+                | Keyword::CREATE
+                | Keyword::DAY
+                | Keyword::EXCEPT
+                | Keyword::FETCH
+                | Keyword::FILTER
+                | Keyword::FOR
+                | Keyword::FROM
+                | Keyword::GRANT
+                | Keyword::GROUP
+                | Keyword::HAVING
+                | Keyword::HOUR
+                | Keyword::INTERSECT
+                | Keyword::INTO
+                | Keyword::LIMIT
+                | Keyword::MINUTE
+                | Keyword::MONTH
+                | Keyword::NOTNULL
+                | Keyword::OFFSET
+                | Keyword::ON
+                | Keyword::ORDER
+                | Keyword::OVER
+                | Keyword::OVERLAPS
+                | Keyword::PRECISION
+                | Keyword::RETURNING
+                | Keyword::SECOND
+                | Keyword::TO
+                | Keyword::UNION
+                | Keyword::VARYING
+                | Keyword::WHERE
+                | Keyword::WINDOW
+                | Keyword::WITH
+                | Keyword::WITHIN
+                | Keyword::WITHOUT
+                | Keyword::YEAR
+        )
+    }
+
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         let token = parser.peek_token_ref();
         let precedence = match &token.token {
@@ -185,6 +230,10 @@ impl Dialect for CortexDialect {
                     && word.keyword != Keyword::INTERVAL
                     && registry::type_by_name(&name).is_some();
                 return is_literal.then(|| typed_literal(parser));
+            }
+            // sqlparser takes VALUES for a function's name.
+            Token::LParen if is_keyword(parser.peek_nth_token_ref(1), Keyword::VALUES) => {
+                return Some(parse_values(parser));
             }
             _ => return None,
         };
@@ -259,6 +308,10 @@ fn is_membership(keyword: Keyword) -> bool {
     )
 }
 
+fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
+    matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.keyword == keyword)
+}
+
 fn is_word(token: &TokenWithSpan, word: &str) -> bool {
     matches!(&token.token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }
@@ -266,6 +319,14 @@ fn is_word(token: &TokenWithSpan, word: &str) -> bool {
 /// In the words of sqlparser's own errors, so that positions are found the same way.
 fn unexpected(token: &TokenWithSpan) -> ParserError {
     ParserError::ParserError(format!("Unexpected: {token}{}", token.span.start))
+}
+
+/// `(VALUES (1))` as a value.
+fn parse_values(parser: &mut Parser) -> Result<Expr, ParserError> {
+    parser.expect_token(&Token::LParen)?;
+    let query = parser.parse_query()?;
+    parser.expect_token(&Token::RParen)?;
+    Ok(Expr::Subquery(query))
 }
 
 /// `type 'literal'`, of types that sqlparser does not know too.

@@ -58,8 +58,10 @@ pub enum ValueErrorKind {
     NullNotAllowed,
     /// 21000: more than one row where one value is wanted.
     Cardinality,
-    /// 2201W, 2201X: LIMIT and OFFSET below zero.
+    /// 2201W: LIMIT below zero.
     InvalidRowCount,
+    /// 2201X: OFFSET below zero.
+    InvalidRowOffset,
     /// 42P01
     UndefinedTable,
     /// 42703

@@ -14,7 +14,10 @@ use arrow::record_batch::RecordBatch;
 use cortex_functions::session::{self as eval_context, EvalContext};
 use cortex_planner::{
     bind::parameters::param_values,
-    lower::optimizer::verify,
+    lower::{
+        optimizer::verify,
+        row_count::{RowCounts, compute_row_counts},
+    },
     operators::{self, Failure, StatementContext, find_error},
 };
 use cortex_shard_api::{Datum, SqlType, client::RequestContext};
@@ -166,7 +169,9 @@ pub(crate) async fn physical_plan(
     let optimized = match query.optimized.get() {
         Some(plan) => plan.clone(),
         None => {
-            let plan = run.state.optimize(&query.bound.plan).map_err(query_error)?;
+            let plan = query.bound.plan.clone();
+            let plan = compute_row_counts(plan, RowCounts::Constant, &run.state)?;
+            let plan = run.state.optimize(&plan).map_err(query_error)?;
             verify(&query.bound.plan, &plan)?;
             query.optimized.get_or_init(|| plan).clone()
         }
@@ -176,6 +181,7 @@ pub(crate) async fn physical_plan(
     } else {
         with_parameters(run, optimized, types, parameters)?
     };
+    let bound = compute_row_counts(bound, RowCounts::All, &run.state)?;
     run.state.query_planner().create_physical_plan(&bound, &run.state).await.map_err(query_error)
 }
 
@@ -188,6 +194,7 @@ fn with_parameters(
 ) -> Result<LogicalPlan, PgError> {
     let values = param_values(parameters, types)?;
     let plan = plan.replace_params_with_values(&ParamValues::from(values)).map_err(query_error)?;
+    let plan = compute_row_counts(plan, RowCounts::Constant, &run.state)?;
     run.state.optimize(&plan).map_err(query_error)
 }
 

@@ -6,13 +6,13 @@
 use cortex_functions::registry::{self, CastContext};
 use cortex_shard_api::{Datum, SqlType, TypeMod};
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, CaseWhen, CeilFloorKind, Expr, ObjectName, Spanned, Subscript,
-    TrimWhereField, UnaryOperator, Value,
+    AccessExpr, BinaryOperator, CaseWhen, CeilFloorKind, Expr, Ident, ObjectName, Spanned,
+    Subscript, TrimWhereField, UnaryOperator, Value,
 };
 
 use super::{
     Binder,
-    names::{Clause, Scope},
+    names::{Clause, Scope, fold_ident},
     typed::{Kind, TypedExpr},
     types::{Target, data_type},
 };
@@ -100,6 +100,12 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         match expr {
+            Expr::Identifier(ident) if keyword_function(ident).is_some() => self.call(
+                keyword_function(ident).unwrap_or_default(),
+                Vec::new(),
+                self.position(ident.span),
+                clause,
+            ),
             Expr::Identifier(ident) => self.bind_column(std::slice::from_ref(ident), scope, clause),
             Expr::CompoundIdentifier(parts) => self.bind_column(parts, scope, clause),
             Expr::Nested(inner) => self.bind_expr(inner, scope, clause),
@@ -240,7 +246,25 @@ impl Binder<'_> {
             }
             Expr::Collate { expr: arg, collation } => {
                 check_collation(collation)?;
-                self.bind_expr(arg, scope, clause)
+                let arg = self.bind_expr(arg, scope, clause)?;
+                let ty = arg.ty.ty.element().unwrap_or(arg.ty.ty);
+                let is_text = matches!(
+                    ty,
+                    SqlType::Text
+                        | SqlType::Varchar
+                        | SqlType::Bpchar
+                        | SqlType::Name
+                        | SqlType::Unknown
+                );
+                if !is_text {
+                    return Err(PlanError::new(
+                        PlanErrorKind::DatatypeMismatch,
+                        format!("collations are not supported by type {}", arg.ty.ty.sql_name()),
+                    )
+                    .at(arg.position));
+                }
+                // An untyped literal is text from here on.
+                self.default_to_text(arg)
             }
             Expr::Prefixed { .. } | Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => {
                 Err(PlanError::new(
@@ -564,10 +588,45 @@ impl Binder<'_> {
                 )
                 .at(position));
             }
+            if value.ty.ty == SqlType::Jsonb {
+                value = self.bind_json_subscript(value, name, args, position)?;
+                continue;
+            }
             let args = std::iter::once(value).chain(args).collect();
             value = self.call(name, args, position, clause)?;
         }
         Ok(value)
+    }
+
+    /// `j['key']` and `j[1]`: one step of a path.
+    fn bind_json_subscript(
+        &mut self,
+        value: TypedExpr,
+        name: &str,
+        args: Vec<TypedExpr>,
+        position: Option<usize>,
+    ) -> Result<TypedExpr, PlanError> {
+        let [step] = <[TypedExpr; 1]>::try_from(args).map_err(|_| {
+            PlanError::new(
+                PlanErrorKind::DatatypeMismatch,
+                format!("jsonb subscript does not support slices: {name}"),
+            )
+            .at(position)
+        })?;
+        let at = step.position;
+        let ty = step.ty.ty;
+        let whole = matches!(ty, SqlType::Int2 | SqlType::Int4 | SqlType::Int8);
+        if !whole && !matches!(ty, SqlType::Unknown | SqlType::Text | SqlType::Varchar) {
+            return Err(PlanError::new(
+                PlanErrorKind::DatatypeMismatch,
+                format!("subscript type {} is not supported", ty.sql_name()),
+            )
+            .with_hint("jsonb subscript must be coercible to either integer or text.")
+            .at(at));
+        }
+        let step = self.cast(step, TypeMod::plain(SqlType::Text))?;
+        let path = TypedExpr::new(Kind::Array(vec![step]), SqlType::Array(&SqlType::Text));
+        self.binary("#>", value, path, position)
     }
 
     /// A construct with a syntax of its own that is a call of a function.
@@ -587,16 +646,39 @@ impl Binder<'_> {
     }
 }
 
-/// Strings are always compared in C order; asking for it by any of its names is fine.
+/// Keywords that are calls without parentheses and that the parser takes for names.
+fn keyword_function(ident: &Ident) -> Option<&'static str> {
+    if ident.quote_style.is_some() {
+        return None;
+    }
+    match ident.value.to_ascii_lowercase().as_str() {
+        "current_schema" => Some("current_schema"),
+        "current_role" => Some("current_user"),
+        _ => None,
+    }
+}
+
+/// Strings are always compared in C order; asking for it by any of its names is fine. Names that look like a locale's are
+/// collations that other servers have, 0A000; the rest is 42704.
 pub(crate) fn check_collation(collation: &ObjectName) -> Result<(), PlanError> {
-    let name =
-        collation.0.last().and_then(|part| part.as_ident()).map(|ident| ident.value.as_str());
-    match name {
-        Some("C" | "POSIX" | "default" | "ucs_basic") => Ok(()),
-        Some(name) => Err(PlanError::unsupported(
+    let Some(ident) = collation.0.last().and_then(|part| part.as_ident()) else {
+        return Err(PlanError::new(PlanErrorKind::Syntax, "COLLATE wants a name"));
+    };
+    let name = fold_ident(ident);
+    let language = name.split(['_', '-']).next().unwrap_or_default();
+    let is_locale = name == "unicode"
+        || matches!(language.len(), 2 | 3)
+            && language.chars().all(|c| c.is_ascii_lowercase())
+            && language.len() < name.len();
+    match name.as_str() {
+        "C" | "POSIX" | "default" | "ucs_basic" => Ok(()),
+        _ if is_locale => Err(PlanError::unsupported(
             format!("collation \"{name}\" is not supported"),
             "Strings are compared in C order; use COLLATE \"C\".",
         )),
-        None => Err(PlanError::new(PlanErrorKind::Syntax, "COLLATE wants a name")),
+        _ => Err(PlanError::new(
+            PlanErrorKind::UndefinedObject,
+            format!("collation \"{name}\" for encoding \"UTF8\" does not exist"),
+        )),
     }
 }

@@ -291,7 +291,10 @@ pub(crate) fn lower_native_subquery(term: &TypedExpr) -> Result<Option<Expr>, Pl
 pub(crate) fn check_count(value: &Datum, clause: &str) -> Result<(), PlanError> {
     match value {
         Datum::Int8(count) if *count < 0 => Err(PlanError::new(
-            PlanErrorKind::Value(ValueErrorKind::InvalidRowCount),
+            PlanErrorKind::Value(match clause {
+                "OFFSET" => ValueErrorKind::InvalidRowOffset,
+                _ => ValueErrorKind::InvalidRowCount,
+            }),
             format!("{clause} must not be negative"),
         )),
         _ => Ok(()),

@@ -52,6 +52,9 @@ pub(crate) mod output;
 /// The read half of UPDATE and DELETE.
 pub mod target;
 
+/// LIMIT and OFFSET as numbers.
+pub mod row_count;
+
 /// DataFusion's rules that are safe for plans typed by us.
 pub mod optimizer;
 
@@ -120,6 +123,11 @@ pub(crate) fn engine_error(error: DataFusionError) -> PlanError {
         && let Some(value) = inner.downcast_ref::<cortex_shard_api::ValueError>()
     {
         return PlanError::from(value.clone());
+    }
+    if let DataFusionError::External(inner) = &error
+        && let Some(error) = inner.downcast_ref::<PlanError>()
+    {
+        return error.clone();
     }
     match &error {
         DataFusionError::NotImplemented(what) => PlanError::unsupported(

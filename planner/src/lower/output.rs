@@ -1,6 +1,8 @@
 //! Names of output columns, as Postgres's `FigureColname` chooses them.
 
-use sqlparser::ast::{AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, Subscript};
+use sqlparser::ast::{
+    AccessExpr, ArrayElemTypeDef, DataType, Expr, FunctionArguments, SelectItem, SetExpr, Subscript,
+};
 
 use crate::bind::{names::fold_ident, types::data_type};
 
@@ -34,19 +36,7 @@ fn figure(expr: &Expr) -> Option<(String, u8)> {
             _ => Some(("case".to_owned(), 1)),
         },
         Expr::Exists { .. } => strong("exists"),
-        Expr::Subquery(query) => {
-            let items = match &*query.body {
-                sqlparser::ast::SetExpr::Select(select) => &select.projection,
-                _ => return None,
-            };
-            match items.first()? {
-                sqlparser::ast::SelectItem::ExprWithAlias { alias, .. } => {
-                    Some((fold_ident(alias), 2))
-                }
-                sqlparser::ast::SelectItem::UnnamedExpr(expr) => figure(expr),
-                _ => None,
-            }
-        }
+        Expr::Subquery(query) => Some((subquery_name(&query.body), 2)),
         Expr::Array(_) => strong("array"),
         Expr::Tuple(_) => strong("row"),
         Expr::CompoundFieldAccess { root, access_chain } => {
@@ -65,7 +55,9 @@ fn figure(expr: &Expr) -> Option<(String, u8)> {
         Expr::Ceil { .. } => strong("ceil"),
         Expr::Floor { .. } => strong("floor"),
         Expr::Position { .. } => strong("position"),
-        Expr::Substring { .. } => strong("substring"),
+        Expr::Substring { shorthand, .. } => {
+            strong(if *shorthand { "substr" } else { "substring" })
+        }
         Expr::Trim { trim_where, .. } => strong(match trim_where {
             Some(sqlparser::ast::TrimWhereField::Leading) => "ltrim",
             Some(sqlparser::ast::TrimWhereField::Trailing) => "rtrim",
@@ -73,6 +65,21 @@ fn figure(expr: &Expr) -> Option<(String, u8)> {
         }),
         Expr::Overlay { .. } => strong("overlay"),
         _ => None,
+    }
+}
+
+/// The name of a subquery's first column; it counts even if it is `?column?`.
+fn subquery_name(body: &SetExpr) -> String {
+    match body {
+        SetExpr::Query(query) => subquery_name(&query.body),
+        SetExpr::SetOperation { left, .. } => subquery_name(left),
+        SetExpr::Values(_) => "column1".to_owned(),
+        SetExpr::Select(select) => match select.projection.first() {
+            Some(SelectItem::ExprWithAlias { alias, .. }) => fold_ident(alias),
+            Some(SelectItem::UnnamedExpr(expr)) => column_name(expr),
+            _ => "?column?".to_owned(),
+        },
+        _ => "?column?".to_owned(),
     }
 }
 
