@@ -418,6 +418,20 @@ mod tests {
         }
     }
 
+    fn has_comment(text: &str) -> bool {
+        ["/*", "--", "#"].iter().any(|comment| text.contains(comment))
+    }
+
+    #[test]
+    fn comments_between_the_words_change_nothing() {
+        for (text, language) in CASES.iter().filter(|(text, _)| !has_comment(text)) {
+            for comment in [" /* it's \" ; FROM JSON */ ", " -- it's \" ; FROM JSON\n"] {
+                let commented = text.replace(' ', comment);
+                assert_eq!(language_of(&commented), *language, "{commented}");
+            }
+        }
+    }
+
     /// No first word of CortexQL is missing in the table, and none is both in the list here and in SQL's.
     #[test]
     fn every_first_word_is_decided() {

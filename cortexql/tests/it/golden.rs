@@ -70,6 +70,24 @@ fn statements_are_what_the_files_say() {
     assert!(n_files >= 6, "the golden files are missing");
 }
 
+/// A problem that no case shows would be one that nobody has read.
+#[test]
+fn every_problem_has_a_case() {
+    let errors = include_str!("../parse/errors.txt");
+    let source = include_str!("../../src/error.rs");
+    // The fixed beginning of each message.
+    let messages = source.split("#[error(\"").skip(1).map(|rest| {
+        let end = rest.find(['{', '}', '"', '\\']).unwrap_or(rest.len());
+        &rest[..end]
+    });
+    let mut n_messages = 0;
+    for message in messages.filter(|message| message.len() > 3) {
+        assert!(errors.contains(message), "no case in errors.txt says: {message}");
+        n_messages += 1;
+    }
+    assert!(n_messages > 25, "{n_messages}");
+}
+
 #[test]
 fn statements_of_a_text_keep_their_places() {
     let text = "PUT 'a' 'x;y'; -- one\n# two\n\nGET \"a\\\";\" ;; SCAN ALL | LIMIT 5";
