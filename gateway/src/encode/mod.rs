@@ -167,6 +167,22 @@ fn visible_type(ty: SqlType) -> SqlType {
     if ty == SqlType::Unknown { SqlType::Text } else { ty }
 }
 
+/// Columns of system relations that Postgres has as int2vector or oidvector, by relation and number. Here they are
+/// arrays; drivers know them by their OIDs and take their text, `1 2`, apart at the blanks.
+const VECTORS: &[(u32, i16)] =
+    &[(PG_INDEX, 16), (PG_INDEX, 17), (PG_INDEX, 18), (PG_INDEX, 19), (PG_PROC, 20)];
+const PG_INDEX: u32 = 2610;
+const PG_PROC: u32 = 1255;
+
+/// The OID of int2vector or oidvector, if the column is one in Postgres.
+fn vector_oid(column: &OutputColumn) -> Option<u32> {
+    match column.ty.ty {
+        SqlType::Array(SqlType::Int2) if VECTORS.contains(&column.source) => Some(22),
+        SqlType::Array(SqlType::Oid) if VECTORS.contains(&column.source) => Some(30),
+        _ => None,
+    }
+}
+
 pub(crate) fn row_description(out: &mut Vec<u8>, columns: &[OutputColumn], formats: &Formats) {
     message(out, b'T', |out| {
         i16(out, columns.len() as i16);
@@ -175,7 +191,7 @@ pub(crate) fn row_description(out: &mut Vec<u8>, columns: &[OutputColumn], forma
             text(out, &column.name);
             i32(out, column.source.0 as i32);
             i16(out, column.source.1);
-            i32(out, ty.oid() as i32);
+            i32(out, vector_oid(column).unwrap_or_else(|| ty.oid()) as i32);
             i16(out, ty.wire_len());
             i32(out, column.ty.typmod);
             i16(out, i16::from(formats.is_binary(index)));

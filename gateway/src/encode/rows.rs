@@ -25,6 +25,7 @@ use cortex_shard_api::{
 use super::{
     binary,
     text::{self, TextContext},
+    vector_oid,
 };
 use crate::{
     error::{PgError, SqlState},
@@ -49,6 +50,8 @@ pub(crate) fn encode_row(
     for (index, (datum, column)) in row.iter().zip(columns).enumerate() {
         if formats.is_binary(index) {
             binary::datum(out, column.ty.ty, datum);
+        } else if vector_oid(column).is_some() {
+            text::vector(out, column.ty.ty, datum, context);
         } else {
             text::datum(out, column.ty.ty, datum, context);
         }
@@ -75,7 +78,9 @@ pub(crate) fn encode_batch(
         .zip(columns)
         .enumerate()
         .map(|(index, (array, column))| {
-            Writer::new(array.as_ref(), column.ty.ty, formats.is_binary(index))
+            let mut writer = Writer::new(array.as_ref(), column.ty.ty, formats.is_binary(index));
+            writer.is_vector = vector_oid(column).is_some();
+            writer
         })
         .collect();
     let end = batch.num_rows().min(from.saturating_add(rows_max));
@@ -126,6 +131,7 @@ struct Writer<'a> {
     nullable: Option<&'a dyn Array>,
     ty: SqlType,
     binary: bool,
+    is_vector: bool,
 }
 
 /// A column, downcast. `Other` is read value by value through `value::arrow`.
@@ -158,7 +164,7 @@ enum Values<'a> {
 impl<'a> Writer<'a> {
     fn new(array: &'a dyn Array, ty: SqlType, binary: bool) -> Writer<'a> {
         let nullable = (array.null_count() > 0).then_some(array);
-        Writer { values: Values::new(array, ty), nullable, ty, binary }
+        Writer { values: Values::new(array, ty), nullable, ty, binary, is_vector: false }
     }
 
     #[inline]
@@ -230,6 +236,8 @@ impl<'a> Writer<'a> {
     fn put(&self, out: &mut Vec<u8>, datum: Datum, context: &mut TextContext<'_>) {
         if self.binary {
             binary::datum(out, self.ty, &datum);
+        } else if self.is_vector {
+            text::vector(out, self.ty, &datum, context);
         } else {
             text::datum(out, self.ty, &datum, context);
         }

@@ -88,6 +88,17 @@ pub(crate) fn formatted(
     raw(out, context.scratch.as_bytes());
 }
 
+/// An int2vector or oidvector: `1 2`.
+pub(crate) fn vector(out: &mut Vec<u8>, ty: SqlType, datum: &Datum, context: &mut TextContext<'_>) {
+    if matches!(datum, Datum::Null) {
+        return null(out);
+    }
+    context.scratch.clear();
+    value::text::format(datum, ty, context.settings, context.scratch);
+    let elements = context.scratch.trim_matches(['{', '}']).replace(',', " ");
+    raw(out, elements.as_bytes());
+}
+
 /// One value in text.
 #[inline]
 pub(crate) fn datum(out: &mut Vec<u8>, ty: SqlType, datum: &Datum, context: &mut TextContext<'_>) {

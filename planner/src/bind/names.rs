@@ -166,6 +166,7 @@ pub(crate) fn table_relation(
                     None => Column::new_unqualified(&column.name),
                 },
                 table: Some(table.clone()),
+                system: None,
             };
             let kind = Kind::Column { column: Arc::new(reference), level: 0 };
             ScopeColumn { name: column.name.clone(), expr: TypedExpr::new(kind, column.ty) }

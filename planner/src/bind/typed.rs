@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cortex_functions::registry::{ResolvedAggregate, ResolvedCall};
-use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod};
+use cortex_shard_api::{Datum, Oid, ScalarExpr, SqlType, TypeMod};
 use datafusion::{
     common::Column,
     logical_expr::{Expr, LogicalPlan},
@@ -37,13 +37,15 @@ pub struct ColumnRef {
     /// The column in DataFusion's plan.
     pub column: Column,
     pub table: Option<Arc<Table>>,
+    /// The system relation that it comes from.
+    pub system: Option<Oid>,
 }
 
 impl ColumnRef {
     /// (table OID, attribute number), or (0, 0).
     pub fn source(&self) -> (u32, i16) {
-        match &self.table {
-            Some(table) => (table.descriptor.oid.0, i16::try_from(self.position + 1).unwrap_or(0)),
+        match self.table.as_ref().map(|table| table.descriptor.oid).or(self.system) {
+            Some(oid) => (oid.0, i16::try_from(self.position + 1).unwrap_or(0)),
             None => (0, 0),
         }
     }

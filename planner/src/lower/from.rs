@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use cortex_shard_api::TypeMod;
+use cortex_shard_api::Oid;
 use datafusion::{
     arrow::datatypes::Schema,
-    common::{Column, DFSchema, JoinType, TableReference},
+    common::{DFSchema, JoinType, TableReference},
     datasource::provider_as_source,
     logical_expr::{EmptyRelation, Expr as PlanExpr, LogicalPlan, LogicalPlanBuilder},
 };
@@ -631,16 +631,14 @@ impl Binder<'_> {
         relational: Relational,
         name: &str,
         alias: Option<&TableAlias>,
-        oid: Option<cortex_shard_api::Oid>,
+        oid: Option<Oid>,
     ) -> Result<FromItem, PlanError> {
         let instance = self.next_instance();
         let columns = relational
             .columns
             .iter()
             .enumerate()
-            .map(|(position, column)| {
-                derived_column(instance, position, name, &column.name, column.ty, &column.column)
-            })
+            .map(|(position, column)| derived_column(instance, position, name, column, oid))
             .collect();
         let mut relation = ScopeRelation {
             name: name.to_owned(),
@@ -869,20 +867,20 @@ pub(super) fn derived_column(
     instance: usize,
     position: usize,
     relation: &str,
-    name: &str,
-    ty: TypeMod,
-    column: &Column,
+    column: &PlanColumn,
+    system: Option<Oid>,
 ) -> ScopeColumn {
     let reference = ColumnRef {
         instance,
         position,
         relation: relation.to_owned(),
-        name: name.to_owned(),
-        column: column.clone(),
+        name: column.name.clone(),
+        column: column.column.clone(),
         table: None,
+        system,
     };
     let kind = Kind::Column { column: Arc::new(reference), level: 0 };
-    ScopeColumn { name: name.to_owned(), expr: TypedExpr::new(kind, ty) }
+    ScopeColumn { name: column.name.clone(), expr: TypedExpr::new(kind, column.ty) }
 }
 
 /// A relation without rows, so that the optimizer can leave out what depends on it.

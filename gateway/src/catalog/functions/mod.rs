@@ -119,6 +119,8 @@ impl Call<'_> {
             "pg_relation_filenode" => self.relation_filenode(),
             "pg_tablespace_location" => Ok(text("")),
             "pg_relation_is_publishable" | "row_security_active" => Ok(Datum::Bool(false)),
+            // There is none to unlock: taking one is refused. Pools ask for it whenever a session comes back.
+            "pg_advisory_unlock_all" => Ok(Datum::Null),
             "pg_is_other_temp_schema" => Ok(Datum::Bool(false)),
             "pg_my_temp_schema" => Ok(Datum::Oid(0)),
             "pg_trigger_depth" => Ok(Datum::Int4(0)),

@@ -96,6 +96,7 @@ pub const DEFINITIONS: &[Definition] = &[
     reported("integer_datetimes", "on", Kind::ReadOnly, "Shows whether datetimes are integer based."),
     reported("IntervalStyle", "postgres", Kind::Only(&["postgres"], "Intervals print in the postgres style."), "Sets the display format for interval values."),
     reported("is_superuser", "on", Kind::ReadOnly, "Shows whether the current user is a superuser."),
+    setting("jit", "off", Kind::Only(&["off", "false", "0"], "Queries are not compiled."), "Allow JIT compilation."),
     setting("lc_collate", "C", Kind::ReadOnly, "Shows the collation order locale."),
     setting("lc_ctype", "C", Kind::ReadOnly, "Shows the character classification and case conversion locale."),
     setting("lc_messages", "C", LOCALE, "Sets the language in which messages are displayed."),

@@ -128,6 +128,7 @@ impl Joined {
             name: format!("returned#{index}"),
             column: datafusion::common::Column::new_unqualified(format!("returned#{index}")),
             table: None,
+            system: None,
         };
         expr.kind = Kind::Column { column: Arc::new(column), level: 0 };
     }
