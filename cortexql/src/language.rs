@@ -150,11 +150,13 @@ fn is_nearly(word: &str, keyword: Keyword) -> bool {
 /// A first word that neither language has, one slip away from CortexQL's and not from SQL's.
 fn is_near_miss(word: &str) -> bool {
     const LETTERS_MIN: usize = 3;
+    // Every SQL statement comes by here, and most begin with a word as it should be.
+    if word.len() < LETTERS_MIN || SQL_WORDS.iter().any(|sql| is(word, sql)) {
+        return false;
+    }
     let word = word.to_ascii_uppercase();
-    let is_sql = SQL_WORDS.iter().any(|sql| distance(&word, sql) <= 1);
-    word.len() >= LETTERS_MIN
-        && !is_sql
-        && CORTEXQL_WORDS.iter().any(|keyword| distance(&word, keyword.as_str()) == 1)
+    CORTEXQL_WORDS.iter().any(|keyword| distance(&word, keyword.as_str()) == 1)
+        && !SQL_WORDS.iter().any(|sql| distance(&word, sql) <= 1)
 }
 
 enum Lexeme<'a> {

@@ -68,27 +68,23 @@ pub(crate) fn distance(left: &str, right: &str) -> usize {
     if left.len() > WORD_BYTES_MAX || right.len() > WORD_BYTES_MAX {
         return usize::MAX;
     }
-    let mut rows = [[0_usize; WORD_BYTES_MAX + 1]; WORD_BYTES_MAX + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
+    // The rows for the two bytes of `left` before, and for this one.
+    let mut before_last = [0_usize; WORD_BYTES_MAX + 1];
+    let mut last: [usize; WORD_BYTES_MAX + 1] = std::array::from_fn(|column| column);
     for i in 1..=left.len() {
+        let mut row = [i; WORD_BYTES_MAX + 1];
         for j in 1..=right.len() {
             let replaced = usize::from(left[i - 1] != right[j - 1]);
-            let mut best =
-                (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + replaced);
+            row[j] = (last[j] + 1).min(row[j - 1] + 1).min(last[j - 1] + replaced);
             let is_swap =
                 i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1];
             if is_swap {
-                best = best.min(rows[i - 2][j - 2] + 1);
+                row[j] = row[j].min(before_last[j - 2] + 1);
             }
-            rows[i][j] = best;
         }
+        (before_last, last) = (last, row);
     }
-    rows[left.len()][right.len()]
+    last[right.len()]
 }
 
 #[cfg(test)]
@@ -102,6 +98,27 @@ mod tests {
         assert_eq!(distance("WHEER", "WHERE"), 1);
         assert_eq!(distance("", "WHERE"), 5);
         assert_eq!(distance("PREFX", "PROJECT"), 4);
+    }
+
+    /// By definition, over all short words of two letters.
+    #[test]
+    fn distances_are_symmetric_and_bounded() {
+        let words: Vec<String> = (0..4_u32)
+            .flat_map(|length| {
+                (0..2_u32.pow(length)).map(move |bits| {
+                    (0..length).map(|at| if bits >> at & 1 == 0 { 'A' } else { 'B' }).collect()
+                })
+            })
+            .collect();
+        for left in &words {
+            for right in &words {
+                let found = distance(left, right);
+                assert_eq!(found, distance(right, left), "{left} {right}");
+                assert_eq!(found == 0, left == right, "{left} {right}");
+                assert!(found >= left.len().abs_diff(right.len()), "{left} {right}");
+                assert!(found <= left.len().max(right.len()), "{left} {right}");
+            }
+        }
     }
 
     #[test]
