@@ -244,7 +244,7 @@ impl Run {
         keyspace: Keyspace,
         key: &[u8],
     ) -> Result<Option<Written>, StorageError> {
-        if !self.content.bloom.may_contain(keyspace, key) {
+        if self.is_outside(keyspace, key, key) || !self.content.bloom.may_contain(keyspace, key) {
             return Ok(None);
         }
         for entry in self.read_from(keyspace, key)? {

@@ -301,13 +301,23 @@ type SourceItem = (Keyspace, Bytes, Written);
 type Source<'a> = Box<dyn Iterator<Item = Result<SourceItem, StorageError>> + Send + 'a>;
 
 /// Merges ordered sources, older first; a key in several comes out once, with all its versions in order.
+///
+/// Runs of a load in key order follow one another, so the source with the least key is read on without looking at the
+/// others, up to the first key of theirs.
 struct Merge<'a> {
     sources: Vec<(Option<SourceItem>, Source<'a>)>,
+    ahead: Option<Ahead>,
+}
+
+/// The one source that has keys below `until`; without a limit, the last one left.
+struct Ahead {
+    source: usize,
+    until: Option<(Keyspace, Bytes)>,
 }
 
 impl<'a> Merge<'a> {
     fn new(sources: Vec<Source<'a>>) -> Result<Merge<'a>, StorageError> {
-        let mut merge = Merge { sources: Vec::new() };
+        let mut merge = Merge { sources: Vec::new(), ahead: None };
         for mut source in sources {
             let head = source.next().transpose()?;
             merge.sources.push((head, source));
@@ -316,23 +326,39 @@ impl<'a> Merge<'a> {
     }
 
     fn take_least(&mut self) -> Result<Option<SourceItem>, StorageError> {
-        let heads = self.sources.iter().filter_map(|(head, _)| head.as_ref());
-        let Some(least) = heads.map(|(keyspace, key, _)| (*keyspace, key.clone())).min() else {
-            return Ok(None);
+        if let Some(Ahead { source, until }) = &self.ahead {
+            let (head, source) = &mut self.sources[*source];
+            if let Some((keyspace, key, _)) = head
+                && until.as_ref().is_none_or(|(at, end)| (*keyspace, &*key) < (*at, end))
+            {
+                let next = source.next().transpose()?;
+                return Ok(std::mem::replace(head, next));
+            }
+            self.ahead = None;
+        }
+        let key = |(head, _): &(Option<SourceItem>, Source<'_>)| {
+            head.as_ref().map(|(keyspace, key, _)| (*keyspace, key.clone()))
         };
-        let mut merged: Option<Written> = None;
-        for (head, source) in &mut self.sources {
-            if !head.as_ref().is_some_and(|(ks, key, _)| *ks == least.0 && *key == least.1) {
+        let keys: Vec<Option<(Keyspace, Bytes)>> = self.sources.iter().map(key).collect();
+        let Some(least) = keys.iter().flatten().min() else { return Ok(None) };
+        let mut merged: Option<SourceItem> = None;
+        for (position, (head, source)) in self.sources.iter_mut().enumerate() {
+            if keys[position].as_ref() != Some(least) {
                 continue;
             }
-            let Some((_, _, written)) = head.take() else { continue };
+            let Some(item) = head.take() else { continue };
             *head = source.next().transpose()?;
             match &mut merged {
-                Some(merged) => merged.versions.extend(written.versions),
-                None => merged = Some(written),
+                Some((_, _, written)) => written.versions.extend(item.2.versions),
+                None => {
+                    merged = Some(item);
+                    let others = keys.iter().enumerate().filter(|(other, _)| *other != position);
+                    let until = others.filter_map(|(_, key)| key.clone()).min();
+                    self.ahead = Some(Ahead { source: position, until });
+                }
             }
         }
-        Ok(merged.map(|written| (least.0, least.1, written)))
+        Ok(merged)
     }
 }
 
