@@ -160,6 +160,14 @@ impl Session {
             BoundWrite::Update(_) => "Update",
             BoundWrite::Delete(_) => "Delete",
         };
+        if let Some(direct) = write.bound.direct() {
+            let (table, eval) = (&write.bound.table().descriptor, self.eval_context());
+            if let Some(route) = self.direct_route(direct, table, parameters, &eval).await? {
+                let filter = direct.predicate.as_ref().map(|_| "on the row");
+                let operation = stage.to_lowercase();
+                return Ok(explain::explain_fast(&operation, table, &route, filter));
+            }
+        }
         let (plan, _) = self.planned(write.read()?, types, parameters, false).await?;
         Ok(explain::explain(&plan, false).below(stage, name))
     }

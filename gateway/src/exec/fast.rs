@@ -69,7 +69,7 @@ impl Session {
     }
 }
 
-pub(super) fn is_true(value: &Datum) -> bool {
+pub(in crate::exec) fn is_true(value: &Datum) -> bool {
     matches!(value, Datum::Bool(true))
 }
 

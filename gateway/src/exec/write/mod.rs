@@ -5,6 +5,7 @@
 //! statement is undone everywhere, keeps its locks, and runs again on a fresh snapshot (READ COMMITTED).
 //! Not here: binding (`planner::bind::write`), what a shard checks (the shard).
 
+mod direct;
 mod insert;
 mod reference;
 mod table_lock;
@@ -154,8 +155,8 @@ impl Session {
     async fn attempt(&mut self, plan: &WritePlan, run: &WriteRun) -> Result<Attempt, PgError> {
         match &plan.bound {
             BoundWrite::Insert(insert) => self.attempt_insert(insert, plan, run).await,
-            BoundWrite::Update(update) => self.attempt_update(update, plan.read()?, run).await,
-            BoundWrite::Delete(_) => self.attempt_delete(plan.read()?, run).await,
+            BoundWrite::Update(update) => self.attempt_update(update, plan, run).await,
+            BoundWrite::Delete(delete) => self.attempt_delete(delete, plan, run).await,
             BoundWrite::UpdateByKey(update) => self.attempt_update_by_key(update, run).await,
             BoundWrite::DeleteByKey(delete) => self.attempt_delete_by_key(delete, run).await,
         }

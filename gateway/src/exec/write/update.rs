@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::record_batch::RecordBatch;
-use cortex_planner::bind::write::{BoundDeleteByKey, BoundUpdate, BoundUpdateByKey};
+use cortex_planner::bind::write::{BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey};
 use cortex_shard_api::{
     Datum, LogIndex, ShardId, SqlType,
     client::{Key, RowUpdate, WriteOp, WriteOutcome},
@@ -14,7 +14,11 @@ use futures::StreamExt;
 use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written, is_reference};
 use crate::{
     error::PgError,
-    exec::{fast::primary_key, plan::QueryPlan, rows::BatchRows},
+    exec::{
+        fast::primary_key,
+        plan::{QueryPlan, WritePlan},
+        rows::BatchRows,
+    },
 };
 
 impl Session {
@@ -71,9 +75,23 @@ impl Session {
     pub(super) async fn attempt_update(
         &mut self,
         update: &BoundUpdate,
-        query: &QueryPlan,
+        plan: &WritePlan,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
+        let to_op =
+            |rows: Vec<RowUpdate>| WriteOp::Update { rows, assigned: update.assigned.clone() };
+        if let Some(direct) = &update.direct
+            && let Some(rows) = self.find_directly(direct, run).await?
+        {
+            let mut pending: BTreeMap<ShardId, Found<RowUpdate>> = BTreeMap::new();
+            for it in rows {
+                let row = it.assigned(direct, run)?;
+                let shard = key::shard_of_key(&run.table, &it.key);
+                let update = RowUpdate { key: it.key, seen: it.version, row };
+                pending.entry(shard).or_default().items.push(update);
+            }
+            return self.send_last(run, pending, to_op, Written::default()).await;
+        }
         let positions: Vec<usize> =
             run.table.live_columns().map(|(position, _)| position).collect();
         let width = run.table.columns.len();
@@ -84,18 +102,27 @@ impl Session {
             }
             RowUpdate { key, seen, row }
         };
-        let to_op =
-            |rows: Vec<RowUpdate>| WriteOp::Update { rows, assigned: update.assigned.clone() };
-        self.write_found(query, run, to_update, to_op).await
+        self.write_found(plan.read()?, run, to_update, to_op).await
     }
 
     pub(super) async fn attempt_delete(
         &mut self,
-        query: &QueryPlan,
+        delete: &BoundDelete,
+        plan: &WritePlan,
         run: &WriteRun,
     ) -> Result<Attempt, PgError> {
         let to_op = |rows| WriteOp::Delete { rows };
-        self.write_found(query, run, |key, seen, _| (key, seen), to_op).await
+        if let Some(direct) = &delete.direct
+            && let Some(rows) = self.find_directly(direct, run).await?
+        {
+            let mut pending: BTreeMap<ShardId, Found<(Key, LogIndex)>> = BTreeMap::new();
+            for it in rows {
+                let shard = key::shard_of_key(&run.table, &it.key);
+                pending.entry(shard).or_default().items.push((it.key, it.version));
+            }
+            return self.send_last(run, pending, to_op, Written::default()).await;
+        }
+        self.write_found(plan.read()?, run, |key, seen, _| (key, seen), to_op).await
     }
 
     /// Sends what a query found to the shards that own it, in bounded requests. A row found twice (joins) is written once,
@@ -140,6 +167,17 @@ impl Session {
             }
         }
         drop(batches);
+        self.send_last(run, pending, to_op, written).await
+    }
+
+    /// Sends the last request to each shard that has one to get.
+    async fn send_last<T: Send>(
+        &mut self,
+        run: &WriteRun,
+        mut pending: BTreeMap<ShardId, Found<T>>,
+        to_op: impl Fn(Vec<T>) -> WriteOp + Send + Sync,
+        mut written: Written,
+    ) -> Result<Attempt, PgError> {
         pending.retain(|_, found| !found.items.is_empty() || run.needs_last_request());
         self.refuse_several(pending.keys().copied())?;
         let only = pending.len() == 1 && self.transaction.is_none();

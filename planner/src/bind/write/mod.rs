@@ -107,6 +107,17 @@ impl BoundWrite {
     }
 }
 
+impl BoundWrite {
+    /// The form without the query, if there is one.
+    pub fn direct(&self) -> Option<&Direct> {
+        match self {
+            BoundWrite::Update(it) => it.direct.as_ref(),
+            BoundWrite::Delete(it) => it.direct.as_ref(),
+            BoundWrite::Insert(_) | BoundWrite::UpdateByKey(_) | BoundWrite::DeleteByKey(_) => None,
+        }
+    }
+}
+
 /// RETURNING: expressions over the table's row and, behind its columns, what the write's query computes for them of the
 /// tables joined with it (`joined` columns after those that the write itself needs).
 #[derive(Clone, Debug)]
@@ -146,6 +157,16 @@ pub enum BoundConflict {
     },
 }
 
+/// An UPDATE or DELETE of one table whose rows are chosen and computed by scalar expressions alone: where few rows come
+/// into question (by an index, by a part of the primary key) they are read and written without its query.
+#[derive(Clone, Debug)]
+pub struct Direct {
+    /// Over the row; `None` is every row.
+    pub predicate: Option<ScalarExpr>,
+    /// Over the row; empty for DELETE.
+    pub assignments: Vec<(usize, ScalarExpr)>,
+}
+
 #[derive(Clone, Debug)]
 pub struct BoundUpdate {
     pub table: Arc<Table>,
@@ -153,6 +174,7 @@ pub struct BoundUpdate {
     pub assigned: Vec<usize>,
     /// Yields row key, version, then the new value of each live column in order.
     pub query: Box<BoundQuery>,
+    pub direct: Option<Direct>,
     pub returning: Option<Returning>,
 }
 
@@ -161,6 +183,7 @@ pub struct BoundDelete {
     pub table: Arc<Table>,
     /// Yields row key and version.
     pub query: Box<BoundQuery>,
+    pub direct: Option<Direct>,
     pub returning: Option<Returning>,
 }
 

@@ -9,7 +9,7 @@ use sqlparser::ast::{
 };
 
 use super::{
-    BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey, BoundWrite, Returning,
+    BoundDelete, BoundDeleteByKey, BoundUpdate, BoundUpdateByKey, BoundWrite, Direct, Returning,
     insert::{column_default, is_default},
     key_of,
     target::{last_ident, refuse_shard_key},
@@ -45,6 +45,10 @@ impl Binder<'_> {
             return Ok(write);
         }
         let assigned = self.assigned_positions(&table, &update.assignments)?;
+        let direct = match by_key && from.is_empty() {
+            true => self.direct(&table, &scope, update.selection.as_ref(), &update.assignments)?,
+            false => None,
+        };
         let target = TargetQuery {
             table: &table,
             alias: alias.as_deref(),
@@ -61,7 +65,8 @@ impl Binder<'_> {
             returning = binder.returning_of_query(items, scope, &table, &mut outputs)?;
             Ok(outputs)
         })?;
-        Ok(BoundWrite::Update(BoundUpdate { table, assigned, query: Box::new(query), returning }))
+        let query = Box::new(query);
+        Ok(BoundWrite::Update(BoundUpdate { table, assigned, query, direct, returning }))
     }
 
     /// The fast form, if the predicate fixes the primary key and nothing needs a query.
@@ -96,6 +101,34 @@ impl Binder<'_> {
         })))
     }
 
+    /// The form without a query, if WHERE and SET are scalar expressions over the row.
+    fn direct(
+        &mut self,
+        table: &Arc<Table>,
+        scope: &Scope,
+        selection: Option<&Expr>,
+        assignments: &[Assignment],
+    ) -> Result<Option<Direct>, PlanError> {
+        let predicate = match selection {
+            Some(selection) => {
+                let predicate = self.bind_predicate(selection, scope, Clause::Where)?;
+                match predicate.to_scalar() {
+                    Some(predicate) => Some(predicate),
+                    None => return Ok(None),
+                }
+            }
+            None => None,
+        };
+        let mut values = Vec::new();
+        for (position, value) in self.bind_assignments(table, assignments, scope, Clause::Update)? {
+            match value.to_scalar() {
+                Some(value) => values.push((position, value)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Direct { predicate, assignments: values }))
+    }
+
     pub fn bind_delete(&mut self, delete: &Delete, by_key: bool) -> Result<BoundWrite, PlanError> {
         let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
         let [target] = &from[..] else {
@@ -124,6 +157,10 @@ impl Binder<'_> {
                 }));
             }
         }
+        let direct = match by_key && using.is_empty() {
+            true => self.direct(&table, &scope, delete.selection.as_ref(), &[])?,
+            false => None,
+        };
         let target = TargetQuery {
             table: &table,
             alias: alias.as_deref(),
@@ -138,7 +175,8 @@ impl Binder<'_> {
             returning = binder.returning_of_query(items, scope, &table, &mut outputs)?;
             Ok(outputs)
         })?;
-        Ok(BoundWrite::Delete(BoundDelete { table, query: Box::new(query), returning }))
+        let query = Box::new(query);
+        Ok(BoundWrite::Delete(BoundDelete { table, query, direct, returning }))
     }
 
     /// RETURNING of a write with a query: what it needs of joined tables is added to the query's outputs.
