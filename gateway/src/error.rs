@@ -93,6 +93,7 @@ states! {
     DUPLICATE_CURSOR = "42P03";
     DUPLICATE_PREPARED_STATEMENT = "42P05";
     DUPLICATE_SCHEMA = "42P06";
+    RESERVED_NAME = "42939";
     DUPLICATE_TABLE = "42P07";
     AMBIGUOUS_PARAMETER = "42P08";
     INVALID_COLUMN_REFERENCE = "42P10";
@@ -350,6 +351,7 @@ pub const fn plan_state(kind: PlanErrorKind) -> SqlState {
         PlanErrorKind::InvalidColumnDefinition => SqlState::INVALID_COLUMN_DEFINITION,
         PlanErrorKind::GeneratedAlways => SqlState::GENERATED_ALWAYS,
         PlanErrorKind::InvalidParameterValue => SqlState::INVALID_PARAMETER_VALUE,
+        PlanErrorKind::ReservedName => SqlState::RESERVED_NAME,
         PlanErrorKind::InsufficientPrivilege => SqlState::INSUFFICIENT_PRIVILEGE,
         PlanErrorKind::DependentObjects => SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
         PlanErrorKind::Unsupported => SqlState::FEATURE_NOT_SUPPORTED,

@@ -68,6 +68,8 @@ pub enum PlanErrorKind {
     GeneratedAlways,
     /// 22023
     InvalidParameterValue,
+    /// 42939
+    ReservedName,
     /// 42501
     InsufficientPrivilege,
     /// 2BP01

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use cortex_functions::registry;
 use cortex_planner::catalog::{Catalog, deparse, edit::class};
-use cortex_shard_api::{Datum, Oid, ValueError, ValueErrorKind};
+use cortex_shard_api::{Datum, Oid, SqlType, TypeMod, ValueError, ValueErrorKind, value};
 
 use super::{Call, Result, maybe_text, text};
 use crate::catalog::{SessionInfo, relations};
@@ -116,7 +116,10 @@ impl Call<'_> {
             "regnamespace" => catalog.schemas.get(&oid).map(|schema| deparse::quote(&schema.name)),
             "regrole" => catalog.roles.get(&oid).map(|role| deparse::quote(&role.name)),
             "regproc" => FUNCTIONS.get(&oid.0).map(|name| deparse::quote(name)),
-            _ => pseudo_type(oid).map(str::to_owned),
+            _ => match SqlType::from_oid(oid.0) {
+                Some(ty) => Some(value::text::type_name(TypeMod::plain(ty))),
+                None => pseudo_type(oid).map(str::to_owned),
+            },
         }))
     }
 

@@ -100,7 +100,7 @@ fn one_byte(name: &str, value: &str) -> Result<u8, PgError> {
     match value.as_bytes() {
         [byte] => Ok(*byte),
         _ => Err(PgError::new(
-            SqlState::INVALID_PARAMETER_VALUE,
+            SqlState::FEATURE_NOT_SUPPORTED,
             format!("COPY {name} must be a single one-byte character"),
         )),
     }

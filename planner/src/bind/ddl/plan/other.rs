@@ -355,7 +355,7 @@ fn check_schema_name(name: &str) -> Result<(), PlanError> {
         return Ok(());
     }
     Err(PlanError::new(
-        PlanErrorKind::InvalidParameterValue,
+        PlanErrorKind::ReservedName,
         format!("unacceptable schema name \"{name}\""),
     )
     .with_detail("The prefix \"pg_\" is reserved for system schemas."))
