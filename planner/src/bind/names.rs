@@ -104,6 +104,8 @@ pub struct ScopeRelation {
     pub table: Option<Arc<Table>>,
     /// In sight but not to be used: the left side of RIGHT and FULL JOIN for LATERAL.
     pub blocked: bool,
+    /// A function in FROM that returns one column: its name is the value.
+    pub scalar: bool,
 }
 
 /// The relations of a FROM clause, and the columns of `*` in order.
@@ -181,6 +183,7 @@ pub(crate) fn table_relation(
         identity: None,
         table: Some(table.clone()),
         blocked: false,
+        scalar: false,
     }
 }
 
@@ -367,6 +370,12 @@ fn system_column(relations: &[ScopeRelation], name: &str) -> Result<Option<Typed
             format!("system column \"{name}\" is not supported"),
             "Rows have no physical address; use the primary key.",
         ));
+    }
+    if let [relation] = relations.iter().filter(|it| it.name == name).collect::<Vec<_>>().as_slice()
+        && relation.scalar
+        && let [column] = relation.columns.as_slice()
+    {
+        return Ok(Some(column.expr.clone()));
     }
     // A bare relation name is its whole row.
     if relations.iter().any(|relation| relation.name == name) {

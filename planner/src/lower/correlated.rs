@@ -14,6 +14,7 @@ use datafusion::{
     },
     logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit},
     optimizer::decorrelate::PullUpCorrelatedExpr,
+    scalar::ScalarValue,
 };
 
 use super::{engine_error, expr::balanced, select::row_number};
@@ -21,11 +22,44 @@ use crate::{PlanError, bind::Binder};
 
 /// Whether DataFusion makes a join of this correlated subquery by itself.
 pub(super) fn is_native(plan: &LogicalPlan) -> bool {
-    let mut pull_up = PullUpCorrelatedExpr::new().with_need_handle_count_bug(true);
+    can_pull_up(plan, PullUpCorrelatedExpr::new().with_need_handle_count_bug(true))
+}
+
+/// Whether it makes a join of EXISTS or IN with this subquery.
+pub(super) fn is_native_predicate(plan: &LogicalPlan) -> bool {
+    can_pull_up(plan, PullUpCorrelatedExpr::new().with_exists_sub_query(true))
+}
+
+fn can_pull_up(plan: &LogicalPlan, mut pull_up: PullUpCorrelatedExpr) -> bool {
+    if computes_over_outer(plan) {
+        return false;
+    }
     match plan.clone().rewrite(&mut pull_up).data() {
         Ok(plan) => pull_up.can_pull_up && plan.all_out_ref_exprs().is_empty(),
         Err(_) => false,
     }
+}
+
+/// Whether an operator that looks at several rows stands above a reference to the outer row, so that it would see the rows of
+/// all outer rows once the condition has moved up. DataFusion does not check windows and conditions on aggregates.
+fn computes_over_outer(plan: &LogicalPlan) -> bool {
+    let correlated = |plan: &LogicalPlan| !plan.all_out_ref_exprs().is_empty();
+    let here = match plan {
+        LogicalPlan::Window(window) => correlated(&window.input),
+        LogicalPlan::Limit(limit) => {
+            let some = matches!(
+                limit.fetch.as_deref(),
+                Some(Expr::Literal(ScalarValue::Int64(Some(1..)), _))
+            );
+            correlated(&limit.input) && (limit.skip.is_some() || !some)
+        }
+        LogicalPlan::Filter(filter) => {
+            matches!(&*filter.input, LogicalPlan::Aggregate(it) if correlated(&it.input))
+        }
+        LogicalPlan::Join(join) => join.join_type != JoinType::Inner && correlated(plan),
+        _ => false,
+    };
+    here || plan.inputs().into_iter().any(computes_over_outer)
 }
 
 impl Binder<'_> {
@@ -37,6 +71,9 @@ impl Binder<'_> {
     ) -> Result<Option<(LogicalPlan, Expr)>, PlanError> {
         let Some((value, aggregate)) = take_aggregate(subquery)? else { return Ok(None) };
         let (input, substitutions) = take_projections(&aggregate.input)?;
+        if computes_over_outer(&input) {
+            return Ok(None);
+        }
         let mut pull_up = PullUpCorrelatedExpr::new();
         let rows = input.rewrite(&mut pull_up).data().map_err(engine_error)?;
         if !pull_up.can_pull_up || !rows.all_out_ref_exprs().is_empty() {

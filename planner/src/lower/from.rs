@@ -21,8 +21,7 @@ use sqlparser::{
 };
 
 use super::{
-    PlanColumn, Relational, correlated::is_native, engine_error, expr::lower, expr::subquery_node,
-    set_returning,
+    PlanColumn, Relational, dependent::join_on_domain, engine_error, expr::lower, set_returning,
 };
 use crate::{
     CortexDialect, PlanError, PlanErrorKind,
@@ -243,7 +242,7 @@ impl Binder<'_> {
         let right = self.bind_factor(factor, identity);
         self.outer.pop();
         self.outer_used.pop();
-        let mut right = right?;
+        let right = right?;
         self.check_aliases(&left.scope, &right.scope)?;
         if right.plan.all_out_ref_exprs().is_empty() {
             return self.join_items(left, right, join_type, constraint);
@@ -251,25 +250,39 @@ impl Binder<'_> {
         if !matches!(join_type, JoinType::Inner | JoinType::Left) {
             return Err(lateral_unsupported());
         }
-        if !is_native(&right.plan) {
-            return Err(PlanError::unsupported(
-                "a LATERAL subquery with ORDER BY, LIMIT or a condition on its aggregates is not supported",
-                "Use row_number() OVER (PARTITION BY ... ORDER BY ...) in a join, or a scalar subquery.",
-            )
-            .at(self.position(factor.span())));
-        }
-        // The alias stays outside: DataFusion finds the subquery directly under it.
-        right.plan = match right.plan {
-            LogicalPlan::SubqueryAlias(alias) => {
-                let inner = LogicalPlan::Subquery(subquery_node(alias.input.clone()));
-                LogicalPlanBuilder::from(inner)
-                    .alias(alias.alias.clone())
-                    .and_then(|builder| builder.build())
-                    .map_err(engine_error)?
+        let scope = left.scope.clone().join(right.scope);
+        let predicate = match constraint {
+            JoinConstraint::None => None,
+            JoinConstraint::On(condition) => {
+                Some(self.bind_predicate(condition, &scope, Clause::JoinOn)?)
             }
-            other => LogicalPlan::Subquery(subquery_node(Arc::new(other))),
+            JoinConstraint::Using(_) | JoinConstraint::Natural => {
+                return Err(lateral_unsupported());
+            }
         };
-        self.join_items(left, right, join_type, constraint)
+        let plan = if join_type == JoinType::Inner {
+            let joined = match self.dependent_rows(&left.plan, &right.plan)? {
+                Some(joined) => joined,
+                None => {
+                    let rows = self.dependent(&left.plan, &right.plan)?;
+                    let rows = rows.ok_or_else(lateral_unsupported)?;
+                    join_on_domain(left.plan, rows.plan, &rows.keys, join_type, None)?
+                }
+            };
+            match predicate {
+                Some(predicate) => self.filter(joined, predicate)?,
+                None => joined,
+            }
+        } else {
+            let rows = self.dependent(&left.plan, &right.plan)?.ok_or_else(lateral_unsupported)?;
+            let condition = match predicate {
+                Some(predicate) if predicate.has_subquery() => return Err(lateral_unsupported()),
+                Some(predicate) => Some(lower(&predicate)?),
+                None => None,
+            };
+            join_on_domain(left.plan, rows.plan, &rows.keys, join_type, condition)?
+        };
+        Ok(FromItem { plan, scope })
     }
 
     fn check_aliases(&self, left: &Scope, right: &Scope) -> Result<(), PlanError> {
@@ -649,6 +662,7 @@ impl Binder<'_> {
             identity: None,
             table: None,
             blocked: false,
+            scalar: false,
         };
         self.rename_columns(&mut relation, alias)?;
         let visible = relation.columns.clone();
@@ -777,12 +791,15 @@ impl Binder<'_> {
         {
             columns[0].name.clone_from(alias);
         }
-        let right = self.derived_item(
+        let mut right = self.derived_item(
             Relational { plan: plan.clone(), columns },
             &shown,
             function.alias,
             None,
         )?;
+        for relation in &mut right.scope.relations {
+            relation.scalar = relation.columns.len() == 1;
+        }
         if !scope.relations.is_empty() {
             self.check_aliases(&scope, &right.scope)?;
         }

@@ -37,6 +37,9 @@ mod subquery;
 /// Correlated subqueries that DataFusion cannot decorrelate.
 mod correlated;
 
+/// Correlated subqueries of any other shape.
+mod dependent;
+
 /// Typed expressions as DataFusion expressions.
 pub(crate) mod expr;
 

@@ -23,7 +23,8 @@ use sqlparser::ast::{Expr as AstExpr, Query, Spanned};
 
 use super::{
     Relational,
-    correlated::is_native,
+    correlated::{is_native, is_native_predicate},
+    dependent::join_on_domain,
     engine_error,
     expr::{balanced, lower, lower_native_subquery, subquery_node},
     single_value::single_value,
@@ -223,6 +224,7 @@ impl Binder<'_> {
                 Some(native) => Some(native),
                 None => native_quantified(&term, plan.schema())?,
             };
+            let native = native.filter(is_native_form);
             match native {
                 Some(native) => plain.push(native),
                 None => {
@@ -273,7 +275,12 @@ impl Binder<'_> {
                         expr.kind = Kind::Plan(value);
                         Ok(joined)
                     }
-                    None => Err(too_correlated().at(expr.position)),
+                    None => {
+                        let (joined, value) =
+                            self.join_dependent(plan, &subquery.plan, expr.position)?;
+                        expr.kind = Kind::Plan(value);
+                        Ok(joined)
+                    }
                 }
             }
             SubqueryKind::Exists => {
@@ -305,6 +312,58 @@ impl Binder<'_> {
         }
     }
 
+    /// The plan with the value of a subquery of one row and one column beside each of its rows.
+    fn join_dependent(
+        &mut self,
+        plan: LogicalPlan,
+        subquery: &LogicalPlan,
+        position: Option<usize>,
+    ) -> Result<(LogicalPlan, Expr), PlanError> {
+        let [value] = <[Column; 1]>::try_from(subquery.schema().columns()).map_err(|_| {
+            PlanError::new(PlanErrorKind::Internal, "scalar subquery without its column")
+        })?;
+        let Some(rows) = self.dependent(&plan, subquery)? else {
+            return Err(too_correlated().at(position));
+        };
+        // The value gets a name that nothing in the outer plan has.
+        let own = self.fresh("value");
+        let keys = rows.keys.iter().map(|(_, column)| Expr::Column(column.clone()));
+        let exprs: Vec<Expr> = keys.chain([Expr::Column(value).alias(&own)]).collect();
+        let right = LogicalPlanBuilder::from(rows.plan)
+            .project(exprs)
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let joined = join_on_domain(plan, right, &rows.keys, JoinType::Left, None)?;
+        Ok((joined, Expr::Column(Column::from_name(own))))
+    }
+
+    /// Marks each row for which the subquery, whatever its shape, has rows.
+    fn mark_dependent(
+        &mut self,
+        plan: LogicalPlan,
+        subquery: &LogicalPlan,
+        position: Option<usize>,
+    ) -> Result<(LogicalPlan, Expr), PlanError> {
+        let Some(rows) = self.dependent(&plan, subquery)? else {
+            return Err(too_correlated().at(position));
+        };
+        let own = self.fresh("mark");
+        let keys = rows.keys.iter().map(|(_, column)| Expr::Column(column.clone()));
+        let right = LogicalPlanBuilder::from(rows.plan)
+            .project(keys.collect::<Vec<_>>())
+            .and_then(|builder| builder.distinct())
+            .and_then(|builder| {
+                let mut exprs: Vec<Expr> =
+                    rows.keys.iter().map(|(_, column)| Expr::Column(column.clone())).collect();
+                exprs.push(lit(true).alias(&own));
+                builder.project(exprs)
+            })
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let joined = join_on_domain(plan, right, &rows.keys, JoinType::Left, None)?;
+        Ok((joined, Expr::Column(Column::from_name(own)).is_not_null()))
+    }
+
     /// Joins so that each row of `plan` is marked with whether the subquery has a row for it.
     fn mark_join(
         &mut self,
@@ -312,6 +371,9 @@ impl Binder<'_> {
         subquery: LogicalPlan,
         position: Option<usize>,
     ) -> Result<(LogicalPlan, Expr), PlanError> {
+        if !subquery.all_out_ref_exprs().is_empty() && !is_native_predicate(&subquery) {
+            return self.mark_dependent(plan, &subquery, position);
+        }
         let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
         let inner = subquery.rewrite(&mut pull_up).data().map_err(engine_error)?;
         if !pull_up.can_pull_up || !inner.all_out_ref_exprs().is_empty() {
@@ -410,6 +472,16 @@ impl Binder<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether DataFusion makes a join of this EXISTS or IN.
+fn is_native_form(expr: &Expr) -> bool {
+    let subquery = match expr {
+        Expr::Exists(exists) => &exists.subquery.subquery,
+        Expr::InSubquery(within) => &within.subquery.subquery,
+        _ => return true,
+    };
+    subquery.all_out_ref_exprs().is_empty() || is_native_predicate(subquery)
 }
 
 /// Whether the plan certainly yields nothing, because it joins with a relation that is always empty.

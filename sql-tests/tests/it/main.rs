@@ -7,7 +7,7 @@ mod embedded;
 mod generator;
 mod matrix;
 mod packages;
+mod precedence;
 mod process;
 mod restart;
-mod precedence;
 mod schema_changes;
