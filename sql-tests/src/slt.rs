@@ -318,7 +318,8 @@ fn write_record(out: &mut String, session: &mut Session, sql: &str) -> Result<()
         Ok(DBOutput::StatementComplete(n)) => writeln!(out, "statement count {n}\n{sql}")?,
         Ok(DBOutput::Rows { types, mut rows }) => {
             let letters: String = types.iter().map(ColumnType::to_char).collect();
-            let ordered = rows.len() < 2 || is_ordered(sql);
+            let is_plan = sql.trim_start().to_uppercase().starts_with("EXPLAIN");
+            let ordered = rows.len() < 2 || is_plan || is_ordered(sql);
             if !ordered {
                 rows.sort_unstable();
             }

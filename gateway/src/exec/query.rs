@@ -232,6 +232,10 @@ pub(crate) fn query_error(error: DataFusionError) -> PgError {
         Failure::Unsupported(what) => {
             PgError::unsupported(what, "Rewrite the query, or see COMPAT.md.")
         }
+        // Arrow makes a regular expression of a LIKE pattern, and bounds what it compiles to.
+        Failure::Other(what) if what.contains("Compiled regex exceeds size limit") => {
+            PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "the pattern is too long")
+        }
         Failure::Other(what) => PgError::internal(what),
     }
 }

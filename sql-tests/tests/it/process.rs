@@ -223,3 +223,69 @@ fn pgbench_runs_over_every_placement() -> Result<()> {
     pgbench::run(&pgbench, &server.target, &Load { seconds: 1, clients: 8, scale: 1 })
         .with_context(|| server.log())
 }
+
+/// Statements that are far too big or deep end with an error of their own; the session and its neighbours go on.
+#[test]
+fn expressions_of_20000_terms_do_not_end_the_server() -> Result<()> {
+    let server = CortexServer::start(2)?;
+    let mut neighbour = server.connect()?;
+    neighbour.simple("CREATE TABLE t (id int PRIMARY KEY, v int)")?;
+    neighbour.simple("INSERT INTO t VALUES (1, 1)")?;
+    let many = |term: &str, between: &str| vec![term; 20_000].join(between);
+    let deep = |open: &str, inner: &str, close: &str| {
+        format!("{}{inner}{}", open.repeat(20_000), close.repeat(20_000))
+    };
+    let statements = [
+        format!("SELECT {}", many("1", " + ")),
+        format!("SELECT {}", many("id", " + ")) + " FROM t",
+        format!("SELECT * FROM t WHERE {}", many("id = 1", " OR ")),
+        format!("SELECT * FROM t WHERE {}", many("id = 1", " AND ")),
+        format!("SELECT * FROM t WHERE id IN ({})", many("1", ", ")),
+        format!("SELECT {} FROM t", many("v", " || ")),
+        format!("SELECT {}", deep("(", "1", ")")),
+        format!("SELECT {} true", "NOT ".repeat(20_000)),
+        format!("SELECT {}1", "- ".repeat(20_000)),
+        format!("SELECT 1{}", "::int".repeat(20_000)),
+        format!("SELECT {}", deep("abs(", "1", ")")),
+        format!("SELECT {}", deep("CASE WHEN true THEN ", "1", " END")),
+        format!("SELECT {}", deep("ARRAY[", "1", "]")),
+        deep("SELECT * FROM (", "SELECT 1", ") x"),
+        format!("SELECT {}", deep("(SELECT ", "1", ")")),
+        many("SELECT 1", " UNION ALL "),
+        format!("WITH a AS (SELECT 1) SELECT * FROM {}", many("a", ", ")),
+        format!("INSERT INTO t VALUES {}", many("(1, 1)", ", ")),
+        format!("UPDATE t SET v = {} WHERE id = 1", many("v", " + ")),
+        format!("DELETE FROM t WHERE id = 1 AND ({})", many("v = 5", " OR ")),
+        format!("SELECT '{}'::jsonb", "[".repeat(20_000)),
+        format!("SELECT '{}'::int[]", "{".repeat(20_000)),
+        format!("SELECT 'x' ~ '{}'", "(".repeat(20_000)),
+        format!("SELECT repeat('x', 100) LIKE '{}y'", "%x".repeat(20_000)),
+        format!("CREATE VIEW v AS SELECT {}", many("1", " + ")),
+        format!(
+            "CREATE TABLE wide ({})",
+            (0..20_000).map(|n| format!("c{n} int")).collect::<Vec<_>>().join(", ")
+        ),
+        format!("EXPLAIN SELECT {}", many("1", " + ")),
+        format!("PREPARE p AS SELECT {}", many("$1", " + ")),
+    ];
+    let mut client = server.connect()?;
+    for sql in &statements {
+        for extended in [false, true] {
+            let answer =
+                if extended { client.extended(sql, &[], true) } else { client.simple(sql) };
+            let shown = || sql.chars().take(60).collect::<String>();
+            match answer {
+                Ok(_) => {}
+                Err(ClientError::Db(error)) => {
+                    ensure!(!error.code.starts_with("XX"), "{}: {error:?}", shown());
+                }
+                Err(error) => bail!("{}: {error}", shown()),
+            }
+            let alive = client.simple("SELECT 1").with_context(shown)?;
+            ensure!(alive.rows.len() == 1);
+        }
+    }
+    let rows = neighbour.simple("SELECT id FROM t")?;
+    ensure!(rows.rows.len() == 1, "the neighbour's table changed");
+    Ok(())
+}

@@ -354,9 +354,6 @@ fn check_schema_name(name: &str) -> Result<(), PlanError> {
     if !name.starts_with("pg_") {
         return Ok(());
     }
-    Err(PlanError::new(
-        PlanErrorKind::ReservedName,
-        format!("unacceptable schema name \"{name}\""),
-    )
-    .with_detail("The prefix \"pg_\" is reserved for system schemas."))
+    Err(PlanError::new(PlanErrorKind::ReservedName, format!("unacceptable schema name \"{name}\""))
+        .with_detail("The prefix \"pg_\" is reserved for system schemas."))
 }
