@@ -125,6 +125,10 @@ pub enum Access {
     KeyRanges(Vec<(Bytes, Bytes)>),
     /// Entries of the index (position in `TableDescriptor::indexes`) in these ranges, then their rows.
     IndexRanges { index: usize, ranges: Vec<(Bytes, Bytes)> },
+    /// Row keys whose first `columns` primary key columns have any value, and what follows them lies in one of these ranges
+    /// (of encoded keys without those columns). Found by skipping from value to value; where values change with every few
+    /// rows, rows outside of the ranges are visited too.
+    KeySkips { columns: usize, ranges: Vec<(Bytes, Bytes)> },
     /// Nothing: the predicate can hold for no row of this shard.
     Empty,
 }

@@ -83,6 +83,14 @@ pub fn row_key(
     Ok(key.into())
 }
 
+/// Bytes of a row key before its first column: storage id, and slot in a hash table.
+pub fn row_key_header(table: &TableDescriptor) -> usize {
+    match &table.placement {
+        Placement::Hash { .. } => 6,
+        Placement::Home(_) | Placement::Reference(_) | Placement::Range { .. } => 4,
+    }
+}
+
 /// The row key from primary key values alone, in key order (the shard key is part of the primary key).
 pub fn row_key_from_primary_key(table: &TableDescriptor, values: &[Datum]) -> Bytes {
     let mut key = start_key(table, table.storage, |position| {

@@ -11,7 +11,8 @@ use cortex_shard_api::{
     LogIndex, ShardError, ShardId, StorageId, TableDescriptor,
     client::{Access, BatchStream, ScanSource, ScanSpec, StoredRow},
     descriptor::{IndexState, Placement},
-    key,
+    key::{self, KeyOrder},
+    row,
     value::arrow::RowBatchBuilder,
 };
 use parking_lot::RwLock;
@@ -86,6 +87,23 @@ pub(crate) fn rows(
             let range = KeyRange::prefix(&key::storage_prefix(spec.table.storage));
             by_key(view, vec![range], reverse, shard)
         }
+        Access::KeySkips { columns, ranges } if !reverse => {
+            let all = KeyRange::prefix(&key::storage_prefix(spec.table.storage));
+            Box::new(Skips {
+                view: view.clone(),
+                table: spec.table.clone(),
+                shard,
+                columns: *columns,
+                ranges: ranges.clone(),
+                next: Some(all.start),
+                end: all.end,
+                found: Box::new(std::iter::empty()),
+            })
+        }
+        Access::KeySkips { .. } => {
+            let range = KeyRange::prefix(&key::storage_prefix(spec.table.storage));
+            by_key(view, vec![range], reverse, shard)
+        }
         Access::KeyRanges(ranges) => by_key(view, key_ranges(ranges), reverse, shard),
         Access::IndexRanges { index, ranges } => {
             by_index(view, &spec.table, *index, key_ranges(ranges), reverse, shard)?
@@ -117,6 +135,84 @@ fn by_key(view: &ReadView, ranges: Vec<KeyRange>, reverse: bool, shard: ShardId)
     let view = view.clone();
     let rows = in_order(ranges, reverse).flat_map(move |range| view.rows(range, reverse));
     Box::new(rows.map(move |row| row.map_err(|error| storage_error(shard, error))))
+}
+
+/// Rows of one value of the skipped columns that are read before the rest of them is skipped. Fewer are not worth a search:
+/// so a table in which each value is on its own is read about as fast as without skipping.
+const GROUP_ROWS: usize = 16;
+
+/// See `Access::KeySkips`.
+struct Skips {
+    view: ReadView,
+    table: Arc<TableDescriptor>,
+    shard: ShardId,
+    columns: usize,
+    ranges: Vec<(Bytes, Bytes)>,
+    /// Where the search goes on; `None` at its end.
+    next: Option<Bytes>,
+    end: Option<Bytes>,
+    /// Rows found with the last step.
+    found: Rows,
+}
+
+impl Skips {
+    /// Finds what the next value of the skipped columns has; `false` at the end.
+    fn step(&mut self) -> Result<bool, ShardError> {
+        let Some(start) = self.next.take() else { return Ok(false) };
+        let rest = KeyRange { start, end: self.end.clone() };
+        let group: Result<Vec<StoredRow>, _> =
+            self.view.rows(rest, false).take(GROUP_ROWS).collect();
+        let group = group.map_err(|error| storage_error(self.shard, error))?;
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { return Ok(false) };
+        let prefix = self.prefix_of(first)?;
+        if group.len() == GROUP_ROWS && last.key.starts_with(&prefix) {
+            self.next = key::prefix_end(&prefix);
+            let behind = |rest: &Bytes| Bytes::from([&prefix[..], &rest[..]].concat());
+            let ranges = self
+                .ranges
+                .iter()
+                .map(|(start, end)| KeyRange { start: behind(start), end: Some(behind(end)) });
+            self.found = by_key(&self.view, ranges.collect(), false, self.shard);
+            return Ok(true);
+        }
+        if group.len() == GROUP_ROWS {
+            self.next = Some(Bytes::from([&last.key[..], &[0]].concat()));
+        }
+        self.found = Box::new(group.into_iter().map(Ok));
+        Ok(true)
+    }
+
+    /// The beginning of the row's key, up to the last of the skipped columns.
+    fn prefix_of(&self, stored: &StoredRow) -> Result<Vec<u8>, ShardError> {
+        let columns: Vec<usize> =
+            self.table.primary_key.iter().copied().take(self.columns).collect();
+        let values = row::decode_columns(&self.table, &stored.value, &columns)?;
+        let header = key::row_key_header(&self.table);
+        let mut prefix = stored.key.get(..header).unwrap_or_default().to_vec();
+        for (position, value) in columns.iter().zip(&values) {
+            if let Some(column) = self.table.columns.get(*position) {
+                key::encode_datum(&mut prefix, value, column.ty.ty, KeyOrder::default());
+            }
+        }
+        Ok(prefix)
+    }
+}
+
+impl Iterator for Skips {
+    type Item = Result<StoredRow, ShardError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(row) = self.found.next() {
+                return Some(row);
+            }
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 fn by_index(

@@ -164,7 +164,7 @@ async fn expected_rows(
         Path::Full | Path::Slots(_) => Some(rows),
         Path::Empty => Some(0),
         Path::KeyPoints(n) => Some(n),
-        Path::KeyRanges | Path::Index { .. } => Some(rows.div_ceil(ROWS_PER_HIT)),
+        Path::KeyRanges | Path::KeySkips | Path::Index { .. } => Some(rows.div_ceil(ROWS_PER_HIT)),
     }
 }
 

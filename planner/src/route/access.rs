@@ -22,6 +22,9 @@ use super::{
 /// Encoded ranges that one shard is given at the most. Enough for one in each slot; beyond, a scan is no slower.
 const RANGES_MAX: usize = 4096;
 
+/// Ranges looked at behind each value of the columns that are skipped, at the most: each is a search of its own.
+const SKIP_RANGES_MAX: usize = 16;
+
 /// Combinations of listed values that make prefixes, at the most.
 const PREFIXES_MAX: usize = 1000;
 
@@ -38,6 +41,8 @@ pub enum Path {
     KeyPoints(usize),
     /// Rows whose key begins with listed values or lies in a range.
     KeyRanges,
+    /// Rows by primary key columns behind the first ones, which have any value.
+    KeySkips,
     /// Entries of an index (position in the descriptor), then their rows.
     Index { index: usize, name: String },
 }
@@ -52,6 +57,7 @@ impl std::fmt::Display for Path {
             Path::KeyPoints(1) => write!(f, "1 key"),
             Path::KeyPoints(n) => write!(f, "{n} keys"),
             Path::KeyRanges => write!(f, "key range"),
+            Path::KeySkips => write!(f, "key, skipping its first columns"),
             Path::Index { name, .. } => write!(f, "index {name}"),
         }
     }
@@ -96,7 +102,45 @@ pub fn choose(
     {
         return (path(table, &shape, &reach), scans);
     }
-    everything(table, shards)
+    skips(table, constraint, shards).unwrap_or_else(|| everything(table, shards))
+}
+
+/// Where nothing is known of the key's first columns, but values of a later one: from each value of the first ones to the
+/// next. With few of them that is a few rows instead of all.
+fn skips(
+    table: &TableDescriptor,
+    constraint: &Constraint,
+    shards: &BTreeMap<ShardId, Option<ShardSlots>>,
+) -> Option<(Path, Vec<(ShardId, Access)>)> {
+    let is_pruned = |slots: &Option<ShardSlots>| slots.as_ref().is_some_and(|slots| slots.pruned);
+    if key::has_shard_key_prefix(table) || shards.values().any(is_pruned) {
+        return None;
+    }
+    let row_key = table.primary_key.iter().map(|position| (*position, KeyOrder::default()));
+    let row_key = typed(table, row_key);
+    let is_listed =
+        |position: usize| constraint.domain(position).is_some_and(|it| it.points().is_some());
+    let columns = row_key.iter().position(|(position, ..)| is_listed(*position))?;
+    if columns == 0 || row_key.len() != table.primary_key.len() {
+        return None;
+    }
+    let shape = KeyShape {
+        storage: table.storage,
+        columns: row_key.into_iter().skip(columns).collect(),
+        index: None,
+        unique: true,
+    };
+    let reach = reach(&shape, constraint);
+    let mut ranges = Vec::new();
+    for prefix in &reach.prefixes {
+        add_ranges(&mut ranges, &[], &shape, &reach, prefix)?;
+    }
+    let ranges = sorted(ranges);
+    if ranges.is_empty() || ranges.len() > SKIP_RANGES_MAX {
+        return None;
+    }
+    let access = Access::KeySkips { columns, ranges };
+    Some((Path::KeySkips, shards.keys().map(|shard| (*shard, access.clone())).collect()))
 }
 
 fn shapes(table: &TableDescriptor) -> Vec<KeyShape> {

@@ -113,6 +113,19 @@ fn is_visited(table: &TableDescriptor, row: &Row, hidden: u64, route: &route::Ro
         Access::KeyRanges(ranges) => {
             ranges.iter().any(|(start, end)| *start <= row_key && row_key < *end)
         }
+        Access::KeySkips { columns, ranges } => {
+            let leading: Vec<Datum> =
+                table.primary_key.iter().take(*columns).map(|it| row[*it].clone()).collect();
+            let mut skipped = Vec::new();
+            for (position, value) in table.primary_key.iter().zip(&leading) {
+                let ty = table.columns[*position].ty.ty;
+                key::encode_datum(&mut skipped, value, ty, key::KeyOrder::default());
+            }
+            let header = key::row_key_header(table);
+            let rest = &row_key[header + skipped.len()..];
+            assert_eq!(row_key[header..header + skipped.len()], skipped[..]);
+            ranges.iter().any(|(start, end)| &start[..] <= rest && rest < &end[..])
+        }
         Access::IndexRanges { index, ranges } => {
             let (entry, _) = key::index_entry(table, &table.indexes[*index], row, &row_key);
             ranges.iter().any(|(start, end)| *start <= entry && entry < *end)

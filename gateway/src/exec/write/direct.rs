@@ -95,7 +95,11 @@ impl Session {
     ) -> Result<Option<Route>, PgError> {
         let route = route::for_scalar(table, direct.predicate.as_ref(), parameters, eval);
         match route.path {
-            Path::Empty | Path::KeyPoints(_) | Path::KeyRanges | Path::Index { .. } => {}
+            Path::Empty
+            | Path::KeyPoints(_)
+            | Path::KeyRanges
+            | Path::KeySkips
+            | Path::Index { .. } => {}
             Path::Full | Path::Slots(_) => {
                 for scan in &route.scans {
                     let client = self.gateway.shards.get(scan.shard)?;
