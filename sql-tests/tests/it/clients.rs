@@ -138,7 +138,8 @@ fn psql_describes_what_is_there() -> Result<()> {
                 "\"orders_user_id_fkey\" FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE",
             ],
         ),
-        // `\\d+` of a table asks for a correlated array over unnest, which is not planned yet (COMPAT.md).
+        ("\\d+ users", &["id|integer||not null|nextval('users_id_seq'::regclass)|plain|"]),
+        ("\\d+ adults", &["View definition:", "name|character varying(20)"]),
         ("\\d orders_at", &["Index \"public.orders_at\"", "btree, for table \"public.orders\""]),
         ("\\d numbers", &["Sequence \"public.numbers\"", "bigint|1|1|9223372036854775807|1|no|1"]),
         ("\\dt *.users", &["public|users|table|postgres"]),

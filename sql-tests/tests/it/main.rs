@@ -1,5 +1,6 @@
 //! The SQL tests: one binary, because each would link the same crates again.
 
+mod catalog;
 mod clients;
 mod copy;
 mod differential;
