@@ -1,6 +1,13 @@
 //! What functions may ask of the session and the catalog, and how they reach it from inside a plan.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use cortex_shard_api::{Datum, ValueError, value::ValueSettings};
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
@@ -24,6 +31,21 @@ pub struct EvalContext {
     pub transaction_micros: i64,
     /// `None` inside a shard: session functions are never pushed down.
     pub session: Option<Arc<dyn SessionFunctions>>,
+    pub stop: Stop,
+}
+
+/// Set once nobody waits for the statement any more: cancelled, timed out, disconnected. Functions that wait look at it.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The context as an extension of DataFusion's configuration, which is what reaches functions.

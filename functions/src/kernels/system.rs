@@ -1,9 +1,15 @@
 //! Functions about the server and its objects. Those that need the session or the catalog go through `SessionFunctions`.
 
+use std::time::{Duration, Instant};
+
 use cortex_shard_api::{Datum, SqlType, TypeMod, ValueError, ValueErrorKind};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Call, Kernel, Result, error, int, invalid_parameter, make_text, text};
-use crate::{registry, session::EvalContext};
+use crate::{
+    registry,
+    session::{EvalContext, Stop},
+};
 
 /// Answered by `SessionFunctions::call` with the call's signature.
 pub(crate) const SESSION_FUNCTIONS: &[&str] = &[
@@ -111,8 +117,11 @@ pub(crate) const SESSION_FUNCTIONS: &[&str] = &[
     "user",
 ];
 
-/// The longest `pg_sleep` that may hold an executor thread, in seconds; longer ones are refused rather than cut short.
+/// The longest `pg_sleep`, in seconds: it holds a thread, if not one of the executor's. Longer ones are refused.
 const SLEEP_SECONDS_MAX: f64 = 600.0;
+
+/// How long a statement that was cancelled may go on sleeping.
+const SLEEP_SLICE: Duration = Duration::from_millis(20);
 
 pub(super) fn find(name: &str, args: &[Option<SqlType>]) -> Option<Kernel> {
     Some(match name {
@@ -267,15 +276,34 @@ fn size_pretty(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     Ok(make_text(format!("{}{value} {}", if negative { "-" } else { "" }, UNITS[unit])))
 }
 
-fn sleep(_call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
+fn sleep(call: &Call<'_>, args: &[Datum]) -> Result<Datum> {
     let seconds = super::float(&args[0])?;
     if seconds > SLEEP_SECONDS_MAX {
         return invalid_parameter(format!("pg_sleep is limited to {SLEEP_SECONDS_MAX} seconds"));
     }
     if seconds > 0.0 {
-        std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+        let until = Instant::now() + Duration::from_secs_f64(seconds);
+        let sleep = || sleep_until(until, &call.context.stop);
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            // Another thread takes over what this one was to do.
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(sleep),
+            _ => sleep(),
+        }
+    }
+    if call.context.stop.is_set() {
+        return error(ValueErrorKind::Internal, "the statement ended while it slept");
     }
     Ok(make_text(""))
+}
+
+fn sleep_until(until: Instant, stop: &Stop) {
+    while !stop.is_set() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(SLEEP_SLICE));
+    }
 }
 
 /// How a reg* value prints: the object's name, or its number where there is none.

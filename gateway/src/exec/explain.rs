@@ -40,9 +40,19 @@ impl Session {
         inner: &PreparedPlan,
         parameters: Arc<[Datum]>,
     ) -> Result<Execution, PgError> {
-        let Ast::Explain { options, .. } = ast else {
+        let Ast::Explain { options, statement } = ast else {
             return Err(PgError::internal("EXPLAIN of another statement"));
         };
+        if let Ast::Execute { name, arguments } = &**statement {
+            let (prepared, values) = self.executed(name, arguments)?;
+            let prepared = self.refreshed(&prepared)?;
+            let inner = PreparedPlan::of(&prepared)?;
+            let ast = Ast::Explain {
+                options: options.clone(),
+                statement: Box::new(inner.parsed.ast.as_ref().clone()),
+            };
+            return Box::pin(self.run_explain(&ast, inner, values.into())).await;
+        }
         let begun = Instant::now();
         let mut shown = match &inner.plan {
             Plan::Query(query) => {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arrow::record_batch::RecordBatch;
-use cortex_functions::session::{self as eval_context, EvalContext};
+use cortex_functions::session::{self as eval_context, EvalContext, Stop};
 use cortex_planner::{
     bind::parameters::param_values,
     lower::{
@@ -51,6 +51,7 @@ pub(crate) struct QueryRun {
     pub state: SessionState,
     queries: Handle,
     counters: Arc<Counters>,
+    stop: Stop,
 }
 
 impl QueryRun {
@@ -65,6 +66,7 @@ impl QueryRun {
         let context = Arc::new(StatementContext::new(Arc::new(find), base));
         let batch_rows = usize::try_from(settings.integer("cortex.batch_rows")).unwrap_or(8192);
         let mut config = operators::session_config(batch_rows);
+        let stop = eval.stop.clone();
         eval_context::install(config.options_mut(), eval);
         config.set_extension(context.clone());
         let runtime = operators::runtime(settings.query_memory()).map_err(query_error)?;
@@ -72,7 +74,7 @@ impl QueryRun {
         // Hands the configuration, and with it the session, to every function of the physical plan.
         state.mark_start_execution();
         let (queries, counters) = (gateway.queries.clone(), gateway.counters.clone());
-        Ok(QueryRun { context, state, queries, counters })
+        Ok(QueryRun { context, state, queries, counters, stop })
     }
 
     /// Runs a physical plan on the query runtime.
@@ -94,7 +96,7 @@ impl QueryRun {
                 }
             }
         });
-        Ok(Box::pin(Received { receiver, worker }))
+        Ok(Box::pin(Received { receiver, worker, stop: self.stop.clone() }))
     }
 }
 
@@ -132,6 +134,7 @@ impl Session {
 struct Received {
     receiver: mpsc::Receiver<Result<RecordBatch, PgError>>,
     worker: JoinHandle<()>,
+    stop: Stop,
 }
 
 impl Stream for Received {
@@ -154,7 +157,10 @@ impl Stream for Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        self.worker.abort();
+        if !self.worker.is_finished() {
+            self.stop.set();
+            self.worker.abort();
+        }
     }
 }
 

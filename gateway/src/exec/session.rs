@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cortex_functions::session::EvalContext;
+use cortex_functions::session::{EvalContext, Stop};
 use cortex_planner::catalog::{Catalog, Namespace};
 use cortex_shard_api::{Datum, SqlType, client::RequestContext, value::ValueSettings};
 
@@ -163,6 +163,7 @@ impl Session {
             settings: ValueSettings { now_micros: now, ..self.settings.value_settings().clone() },
             transaction_micros: now,
             session: Some(self.functions.clone()),
+            stop: Stop::default(),
         }
     }
 

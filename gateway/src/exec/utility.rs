@@ -371,7 +371,24 @@ impl Session {
         arguments: &[sqlparser::ast::Expr],
         autocommit: bool,
     ) -> Result<Execution, PgError> {
+        let (prepared, values) = self.executed(name, arguments)?;
+        Box::pin(self.run(&prepared, values, autocommit)).await
+    }
+
+    /// What EXECUTE runs, with its arguments.
+    pub(super) fn executed(
+        &self,
+        name: &str,
+        arguments: &[sqlparser::ast::Expr],
+    ) -> Result<(Arc<Prepared>, Vec<Datum>), PgError> {
         let prepared = self.named.get(name).cloned().ok_or_else(|| no_statement(name))?;
+        // It could run itself without end.
+        if matches!(*PreparedPlan::of(&prepared)?.parsed.ast, Ast::Execute { .. }) {
+            return Err(PgError::unsupported(
+                "a prepared EXECUTE cannot be executed by EXECUTE",
+                "Prepare the statement itself.",
+            ));
+        }
         if arguments.len() != prepared.parameters.len() {
             return Err(PgError::new(
                 SqlState::SYNTAX_ERROR,
@@ -384,7 +401,7 @@ impl Session {
             )));
         }
         let values = self.argument_values(&prepared, arguments)?;
-        Box::pin(self.run(&prepared, values, autocommit)).await
+        Ok((prepared, values))
     }
 
     /// EXECUTE's arguments: constants, cast to the parameters' types.

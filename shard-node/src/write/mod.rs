@@ -197,7 +197,8 @@ impl<'a> Statement<'a> {
     ) -> Statement<'a> {
         let now_micros = context.now_micros;
         let settings = ValueSettings { now_micros, ..ValueSettings::default() };
-        let eval = EvalContext { settings, transaction_micros: now_micros, session: None };
+        let eval =
+            EvalContext { settings, transaction_micros: now_micros, ..EvalContext::default() };
         Statement { shard, txn, context, table, related, eval }
     }
 

@@ -152,7 +152,7 @@ impl State for NumericMoments {
         Ok(())
     }
 
-    /// (n·Σx² - (Σx)²) / (n·(n or n-1)), as `numeric_stddev_internal`.
+    /// (n·Σx² - (Σx)²) / (n·(n or n-1)), as `numeric_stddev_internal`; the root has as many digits as the quotient.
     fn finish(&self) -> Result<Datum, ValueError> {
         let minimum = if self.sample { 1 } else { 0 };
         if self.n <= minimum {
@@ -166,7 +166,11 @@ impl State for NumericMoments {
         let divisor =
             if self.sample { n.mul(&Numeric::from_i64(self.n as i64 - 1))? } else { n.mul(&n)? };
         let variance = numerator.div(&divisor)?;
-        Ok(Datum::Numeric(if self.root { variance.sqrt()? } else { variance }))
+        Ok(Datum::Numeric(if self.root {
+            variance.sqrt_to(i32::from(variance.scale()))?
+        } else {
+            variance
+        }))
     }
 
     fn size(&self) -> usize {

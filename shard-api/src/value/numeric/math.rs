@@ -53,7 +53,11 @@ impl Numeric {
             return Ok(Numeric::INFINITY);
         }
         let (weight, _) = self.leading_digit();
-        let scale = scale_for(weight * 2 + 1, &[self]);
+        self.sqrt_to(scale_for(weight * 2 + 1, &[self]))
+    }
+
+    /// Rounded to so many digits behind the point; of a finite number that is not negative.
+    pub fn sqrt_to(&self, scale: i32) -> Result<Numeric, ValueError> {
         // Two digits more than shown, so that rounding sees which side of the half it is on.
         let wanted = 2 * (scale + 2) - i32::from(self.scale());
         let unscaled = self.unscaled().unwrap_or_default();
