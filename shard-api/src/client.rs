@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::{
+    copies::{Changes, ChangesRequest},
     descriptor::TableDescriptor,
     error::ShardError,
     expr::ScalarExpr,
@@ -380,6 +381,18 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
 
     /// Storage ids that have keys here: to find those that no catalog entry refers to after a crash.
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError>;
+
+    /// Changes of the reference tables whose primary copies are here: what a copy on another shard applies.
+    async fn read_changes(&self, request: ChangesRequest) -> Result<Changes, ShardError>;
+
+    /// How far this shard's copies of the reference tables of shard `source` are, as an index of that shard's log. On `source`
+    /// itself: the newest change. Waits up to `wait` until that is `at_least`, and answers with what it is then.
+    async fn copy_position(
+        &self,
+        source: ShardId,
+        at_least: LogIndex,
+        wait: Duration,
+    ) -> Result<LogIndex, ShardError>;
 
     /// Reserves `count` values, durably ahead of use; never rolled back.
     async fn sequence_next(

@@ -26,6 +26,9 @@ pub mod row;
 /// Requests and the `ShardClient` trait.
 pub mod client;
 
+/// How copies of reference tables follow their primary copy.
+pub mod copies;
+
 /// Value and shard errors.
 pub mod error;
 

@@ -81,18 +81,27 @@ impl OpWriter {
         value: Option<&[u8]>,
         version: LogIndex,
     ) {
+        match value {
+            Some(value) if keyspace == Keyspace::Rows => {
+                self.n_ops += 1;
+                self.bytes.push(keyspace as u8);
+                put_bytes(&mut self.bytes, key);
+                put_varint(&mut self.bytes, value.len() as u64 + 8);
+                self.bytes.put_u64(version.0);
+                self.bytes.extend_from_slice(value);
+            }
+            value => self.push_stored(keyspace, key, value),
+        }
+    }
+
+    /// Appends a change whose value is as it will be stored.
+    pub(crate) fn push_stored(&mut self, keyspace: Keyspace, key: &[u8], value: Option<&[u8]>) {
         self.n_ops += 1;
         match value {
             Some(value) => {
                 self.bytes.push(keyspace as u8);
                 put_bytes(&mut self.bytes, key);
-                if keyspace == Keyspace::Rows {
-                    put_varint(&mut self.bytes, value.len() as u64 + 8);
-                    self.bytes.put_u64(version.0);
-                    self.bytes.extend_from_slice(value);
-                } else {
-                    put_bytes(&mut self.bytes, value);
-                }
+                put_bytes(&mut self.bytes, value);
             }
             None => {
                 self.bytes.push(keyspace as u8 | TAG_DELETE);

@@ -23,6 +23,9 @@ mod txn;
 /// Sequences and hidden row ids.
 mod sequences;
 
+/// Reference tables: copies follow the log of the shard with the primary copy.
+mod replication;
+
 /// Work behind the scenes: checkpoints, deletion of dropped storages.
 mod maintenance;
 
@@ -42,4 +45,5 @@ mod stats;
 mod tests;
 
 pub use recovery::{OpenError, OpenReport, ShardConfig, StorageKind};
+pub use replication::follow::Follower;
 pub use shard::Shard;

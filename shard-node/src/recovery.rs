@@ -22,10 +22,12 @@ use cortex_shard_api::{LogIndex, ShardId, StorageId, client::StorageStats};
 use crate::{
     entry::{Entry, EntryError, OpReader},
     log::{DiskFiles, LogError, LogFiles, LogOptions, SegmentedLog, ShardLog},
+    replication::storage_key,
     sequences::sequence_key,
     stats::{Change, Counters},
     storage::{
-        KeyRange, Keyspace, Op, Storage, StorageError, disk::DiskStorage, memory::MemoryStorage,
+        KeyRange, Keyspace, Op, Storage, StorageError, StorageSnapshot, disk::DiskStorage,
+        memory::MemoryStorage,
     },
 };
 
@@ -307,7 +309,7 @@ pub(crate) fn recover(config: &ShardConfig, parts: Parts) -> Result<Recovered, O
     let behind = LogIndex(checkpoint.index.0 + 1)..LogIndex(last.0 + 1);
     let n_replayed = behind.end.0.saturating_sub(behind.start.0);
     replay(shard, &*log, &*storage, &mut counters, behind)?;
-    let dropping = dropping(&*storage).map_err(storage_error)?;
+    let dropping = dropping(&*storage.snapshot()).map_err(storage_error)?;
     let report = OpenReport {
         log: log_report,
         checkpoint: checkpoint.index,
@@ -344,8 +346,8 @@ fn check_format(shard: ShardId, files: &dyn LogFiles) -> Result<bool, OpenError>
 }
 
 /// Storages whose deletion is not finished.
-fn dropping(storage: &dyn Storage) -> Result<Vec<StorageId>, StorageError> {
-    let entries = storage.snapshot().range(Keyspace::Meta, KeyRange::prefix(DROP_PREFIX), false);
+pub(crate) fn dropping(snapshot: &dyn StorageSnapshot) -> Result<Vec<StorageId>, StorageError> {
+    let entries = snapshot.range(Keyspace::Meta, KeyRange::prefix(DROP_PREFIX), false);
     let mut storages = Vec::new();
     for entry in entries {
         let (key, _) = entry?;
@@ -444,7 +446,7 @@ impl<'a> Applier<'a> {
                 }
             }
             Entry::Dropped { storage } => {
-                for key in [drop_key(storage), sequence_key(storage)] {
+                for key in [drop_key(storage), sequence_key(storage), storage_key(storage)] {
                     self.ops.push(Op { keyspace: Keyspace::Meta, key, value: None });
                 }
                 self.changes.push(Change::Remove(storage));

@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -25,15 +26,18 @@ use cortex_shard_api::{
         SequenceValues, ShardClient, StorageStats, StoredRow, TableLock, WaitPolicy, WriteOutcome,
         WriteRequest,
     },
+    copies::{Changes, ChangesRequest},
+    descriptor::Placement,
 };
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     exec::FragmentRunner,
     maintenance::{DROPS_MAX, Maintenance, Task},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
+    replication::{self, Marks},
     scan::{self, DroppedStorages, ShardScan, is_owned},
     sequences::{RowIds, Sequences, log},
     storage::{KeyRange, Keyspace, Op},
@@ -96,6 +100,12 @@ impl Shard {
         let snapshot = recovered.storage.snapshot();
         let row_ids = RowIds::load(id, &*snapshot)
             .map_err(|error| OpenError::Corrupt { shard: id, what: error.to_string() })?;
+        let corrupt = |error: crate::storage::StorageError| OpenError::Corrupt {
+            shard: id,
+            what: error.to_string(),
+        };
+        let marks = Marks::load(&*snapshot).map_err(corrupt)?;
+        let copies = replication::positions(id, &*snapshot).map_err(corrupt)?;
         let fragments =
             FragmentRunner::new(config.fragment_memory_bytes).map_err(|error| OpenError::Io {
                 shard: id,
@@ -110,13 +120,14 @@ impl Shard {
             published: ArcSwap::from_pointee(published),
             locks: LockManager::default(),
             counters: Mutex::new(recovered.counters),
+            copies: watch::Sender::new(copies),
             poison: OnceLock::new(),
             log_bytes: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         });
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (tasks, task_queue) = crossbeam_channel::bounded(DROPS_MAX);
-        let sequencer = Sequencer::new(core.clone(), queue);
+        let sequencer = Sequencer::new(core.clone(), queue, marks);
         let maintenance = Maintenance {
             core: core.clone(),
             requests: requests.clone(),
@@ -202,7 +213,7 @@ impl Shard {
         // Called where blocking is not allowed, too; the queue empties by itself.
         while let Err(mpsc::error::TrySendError::Full(request)) = self.requests.try_send(stop) {
             stop = request;
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         for thread in threads {
             if thread.join().is_err() {
@@ -217,6 +228,15 @@ impl Shard {
 
     fn check_open(&self) -> Result<(), ShardError> {
         if self.is_closed.load(Ordering::Acquire) { Err(self.stopped()) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether a storage is dropped, as far as this is known since the shard was opened.
+    pub(crate) fn is_dropped(&self, storage: StorageId) -> bool {
+        self.dropped.contains(storage)
     }
 
     fn limit(what: &str, limit: usize) -> ShardError {
@@ -324,6 +344,18 @@ impl Shard {
             return Err(stale(u64::from(*known)));
         }
         *known = table.version;
+        Ok(())
+    }
+
+    /// Notes that the transaction changes a table, which copies follow if it is a reference table.
+    pub(crate) fn note_copied(&self, txn: &Txn, table: &TableDescriptor) -> Result<(), ShardError> {
+        let Placement::Reference(copies) = &table.placement else { return Ok(()) };
+        if copies.first() != Some(&self.core.id) {
+            let what = format!("table {} is written past its primary copy", table.qualified_name());
+            return Err(ShardError::Internal { shard: self.core.id, what });
+        }
+        let storages = table.indexes.iter().map(|index| index.storage);
+        txn.state.lock().copied.extend(storages.chain([table.storage]));
         Ok(())
     }
 
@@ -588,6 +620,38 @@ impl ShardClient for Shard {
 
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
         Ok(self.core.counters.lock().iter().map(|(storage, _)| storage).collect())
+    }
+
+    async fn read_changes(&self, request: ChangesRequest) -> Result<Changes, ShardError> {
+        self.check_open()?;
+        match request {
+            ChangesRequest::Log { cursor, wait } => {
+                if cursor.part.is_none() {
+                    let newer = LogIndex(cursor.after.0.saturating_add(1));
+                    replication::follow::wait_for(self, self.core.id, newer, wait).await;
+                    self.check_open()?;
+                }
+                let core = self.core.clone();
+                let read = move || replication::changes::of_log(&core, cursor);
+                tokio::task::spawn_blocking(read).await.map_err(|_| self.stopped())?
+            }
+            ChangesRequest::Snapshot { snapshot, start } => {
+                let context =
+                    RequestContext { snapshot: Some(snapshot), ..RequestContext::default() };
+                let page = replication::changes::page(&self.view(&context)?, start);
+                page.map_err(|error| self.core.storage_error(error))
+            }
+        }
+    }
+
+    async fn copy_position(
+        &self,
+        source: ShardId,
+        at_least: LogIndex,
+        wait: Duration,
+    ) -> Result<LogIndex, ShardError> {
+        self.check_open()?;
+        Ok(replication::follow::wait_for(self, source, at_least, wait).await)
     }
 
     async fn sequence_next(

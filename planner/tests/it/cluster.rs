@@ -25,6 +25,7 @@ use cortex_shard_api::{
         SequenceState, SequenceValues, ShardClient, StorageStats, StoredRow, TableLock,
         WriteOutcome, WriteRequest,
     },
+    copies::{Changes, ChangesRequest},
     descriptor::{
         ColumnDescriptor, IndexColumn, IndexDescriptor, IndexState, Placement, RangeMap, SLOTS,
         SlotMap,
@@ -264,6 +265,19 @@ impl ShardClient for FakeShard {
     }
 
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
+        self.refuse()
+    }
+
+    async fn read_changes(&self, _request: ChangesRequest) -> Result<Changes, ShardError> {
+        self.refuse()
+    }
+
+    async fn copy_position(
+        &self,
+        _source: ShardId,
+        _at_least: LogIndex,
+        _wait: std::time::Duration,
+    ) -> Result<LogIndex, ShardError> {
         self.refuse()
     }
 

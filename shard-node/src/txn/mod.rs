@@ -19,12 +19,12 @@ pub(crate) mod spill;
 pub(crate) mod write_set;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
 
-use cortex_shard_api::{Oid, TxnId};
+use cortex_shard_api::{LogIndex, Oid, ShardId, StorageId, TxnId};
 use parking_lot::{Mutex, RwLock};
 
 use write_set::WriteSet;
@@ -48,8 +48,20 @@ pub(crate) struct TxnState {
     pub versions: HashMap<Oid, u32>,
     /// What the running statement still owes to foreign keys of a table that refers to itself.
     pub deferred: Option<crate::write::Deferred>,
+    /// Storages of reference tables that it may have written, on their primary copy.
+    pub copied: BTreeSet<StorageId>,
+    /// It applies what another shard's reference tables have become: its values are as stored, their versions included.
+    pub follows: Option<Follows>,
     /// It was committed or rolled back; a request that is still under way must not write.
     pub is_over: bool,
+}
+
+/// Which copies a transaction brings from where to where, as indexes of the source's log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Follows {
+    pub source: ShardId,
+    pub from: LogIndex,
+    pub to: LogIndex,
 }
 
 impl Txn {

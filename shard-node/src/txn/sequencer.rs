@@ -13,13 +13,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use cortex_shard_api::{LogIndex, ShardError, ShardId, StorageId, ids::Term};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Txn, locks::LockManager, snapshot::Published};
+use super::{
+    Follows, Txn, locks::LockManager, snapshot::Published, write_set::FinalWrite,
+};
 use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
     log::{Entry as LogEntry, LogError, ShardLog},
     recovery::Applier,
+    replication::{Marks, Positions, position_op},
     stats::{Counters, DeltaSum},
     storage::{FlushToken, Keyspace, Op, Storage, StorageError},
 };
@@ -95,6 +98,8 @@ pub(crate) struct Core {
     pub published: ArcSwap<Published>,
     pub locks: LockManager,
     pub counters: Mutex<Counters>,
+    /// How far copies of reference tables are, as published.
+    pub copies: watch::Sender<Positions>,
     /// Why the shard takes no writes any more.
     pub poison: OnceLock<String>,
     /// Bytes logged since the last checkpoint.
@@ -136,6 +141,7 @@ pub(crate) struct Sequencer {
     requests: mpsc::Receiver<Request>,
     /// The index of the next entry.
     next: LogIndex,
+    marks: Marks,
 }
 
 /// Entries of the group that is being made.
@@ -148,12 +154,18 @@ struct Group {
     answers: Vec<Answer>,
     /// Changes of `Kv` in this group, for the guards of later requests in it.
     kv: Vec<(Bytes, Option<Bytes>)>,
+    /// Positions of copies that it reaches.
+    copies: Vec<(ShardId, LogIndex)>,
 }
 
 impl Sequencer {
-    pub(crate) fn new(core: Arc<Core>, requests: mpsc::Receiver<Request>) -> Sequencer {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        requests: mpsc::Receiver<Request>,
+        marks: Marks,
+    ) -> Sequencer {
         let next = LogIndex(core.log.last_index().0 + 1);
-        Sequencer { core, requests, next }
+        Sequencer { core, requests, next, marks }
     }
 
     /// Serves until `Stop`, or until nobody can ask any more.
@@ -216,18 +228,36 @@ impl Sequencer {
     /// Turns a write set into entries: one batch, or chunks and a commit record.
     fn log_commit(&mut self, group: &mut Group, txn: &Txn) -> Result<LogIndex, ShardError> {
         let id = self.core.id;
+        let (copied, follows) = {
+            let mut state = txn.state.lock();
+            (std::mem::take(&mut state.copied), state.follows)
+        };
+        if let Some(follows) = &follows {
+            self.check_position(follows)?;
+        }
+        let first = self.next;
+        let marks = if copied.is_empty() { Vec::new() } else { self.marks.ops(first, &copied) };
+        let push = |writer: &mut OpWriter, write: &FinalWrite| match follows {
+            Some(_) => writer.push_stored(write.keyspace, &write.key, write.value.as_deref()),
+            None => writer.push(write.keyspace, &write.key, write.value.as_deref(), first),
+        };
+        let count = |sum: &mut DeltaSum, write: &FinalWrite| {
+            let size = |value: &Bytes| match follows {
+                Some(_) => (write.key.len() + value.len()) as u64,
+                None => stored_size(write.keyspace, &write.key, value),
+            };
+            sum.add(&write.key, write.base, write.value.as_ref().map(size));
+        };
+        let finish = |writer: &mut OpWriter| {
+            if let Some(follows) = &follows {
+                put_op(writer, &position_op(follows.source, follows.to));
+            }
+        };
         let writes = txn.writes.read();
         let mut sum = DeltaSum::default();
-        let count = |sum: &mut DeltaSum, write: &super::write_set::FinalWrite| {
-            sum.add(
-                &write.key,
-                write.base,
-                write.value.as_ref().map(|value| stored_size(write.keyspace, &write.key, value)),
-            );
-        };
         let is_small = writes.total_bytes() <= CHUNK_BYTES as u64;
         let final_writes = writes.final_writes().map_err(|error| storage_error(id, error))?;
-        if is_small {
+        let index = if is_small {
             let mut all = Vec::new();
             for write in final_writes {
                 let write = write.map_err(|error| storage_error(id, error))?;
@@ -235,37 +265,56 @@ impl Sequencer {
                 all.push(write);
             }
             let mut writer = OpWriter::batch(&sum.finish());
-            for write in &all {
-                writer.push(write.keyspace, &write.key, write.value.as_deref(), self.next);
+            marks.iter().for_each(|op| put_op(&mut writer, op));
+            all.iter().for_each(|write| push(&mut writer, write));
+            finish(&mut writer);
+            self.push(group, writer.finish())
+        } else {
+            // The chunks go straight to the log; what was collected before must come first.
+            self.write_out(group)?;
+            let mut n_chunks = 0;
+            let mut writer = OpWriter::chunk();
+            marks.iter().for_each(|op| put_op(&mut writer, op));
+            for write in final_writes {
+                let write = write.map_err(|error| storage_error(id, error))?;
+                count(&mut sum, &write);
+                push(&mut writer, &write);
+                if writer.len() >= CHUNK_BYTES {
+                    let full = std::mem::replace(&mut writer, OpWriter::chunk());
+                    self.append_chunk(full)?;
+                    n_chunks += 1;
+                }
             }
-            return Ok(self.push(group, writer.finish()));
-        }
-        // The chunks go straight to the log; what was collected before must come first.
-        self.write_out(group)?;
-        let first = self.next;
-        let mut n_chunks = 0;
-        let mut writer = OpWriter::chunk();
-        for write in final_writes {
-            let write = write.map_err(|error| storage_error(id, error))?;
-            count(&mut sum, &write);
-            writer.push(write.keyspace, &write.key, write.value.as_deref(), first);
-            if writer.len() >= CHUNK_BYTES {
-                let full = std::mem::replace(&mut writer, OpWriter::chunk());
-                self.append(vec![LogEntry {
-                    term: TERM,
-                    index: self.next,
-                    payload: full.finish(),
-                }])?;
-                self.next.0 += 1;
+            finish(&mut writer);
+            if !writer.is_empty() {
+                self.append_chunk(writer)?;
                 n_chunks += 1;
             }
+            self.push(group, entry::commit(first, n_chunks, &sum.finish()))
+        };
+        if !copied.is_empty() {
+            self.marks.logged(first, &copied);
+            group.copies.push((id, first));
         }
-        if !writer.is_empty() {
-            self.append(vec![LogEntry { term: TERM, index: self.next, payload: writer.finish() }])?;
-            self.next.0 += 1;
-            n_chunks += 1;
+        group.copies.extend(follows.map(|follows| (follows.source, follows.to)));
+        Ok(index)
+    }
+
+    fn append_chunk(&mut self, writer: OpWriter) -> Result<(), ShardError> {
+        let index = self.next;
+        self.append(vec![LogEntry { term: TERM, index, payload: writer.finish() }])?;
+        self.next.0 += 1;
+        Ok(())
+    }
+
+    /// A copy goes on from where it is, or somebody else has moved it.
+    fn check_position(&self, follows: &Follows) -> Result<(), ShardError> {
+        let position = self.core.copies.borrow().get(&follows.source).copied().unwrap_or_default();
+        if position == follows.from {
+            return Ok(());
         }
-        Ok(self.push(group, entry::commit(first, n_chunks, &sum.finish())))
+        let reason = format!("another follower of shard {}", follows.source);
+        Err(ShardError::Conflict { reason })
     }
 
     fn take_write(
@@ -382,6 +431,9 @@ impl Sequencer {
             self.refuse(group, &ShardError::OutcomeUnknown { shard: self.core.id });
             return;
         }
+        if !group.copies.is_empty() {
+            self.core.copies.send_modify(|copies| copies.extend(group.copies));
+        }
         for answer in group.answers {
             match answer {
                 Answer::Commit { txn, index, reply } => {
@@ -463,6 +515,10 @@ impl Sequencer {
             | Request::Stop => {}
         }
     }
+}
+
+fn put_op(writer: &mut OpWriter, op: &Op) {
+    writer.push_stored(op.keyspace, &op.key, op.value.as_deref());
 }
 
 /// What a key and its value take in the state.

@@ -46,6 +46,11 @@ impl ReadView {
         self.published.applied
     }
 
+    /// What is committed, whatever the transaction wrote.
+    pub(crate) fn committed(&self) -> &dyn StorageSnapshot {
+        &*self.published.snapshot
+    }
+
     /// A row as it is stored.
     pub(crate) fn row(&self, key: &Bytes) -> Result<Option<StoredRow>, StorageError> {
         if let Some((set, epoch)) = &self.own

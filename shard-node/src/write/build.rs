@@ -41,6 +41,7 @@ pub(crate) async fn build_index(
     let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own: false, is_armed: true };
     let statement = Statement::new(shard, &txn, context, table, &[]);
     shard.hold_for_writing(&txn, table, context).await?;
+    shard.note_copied(&txn, table)?;
     let view = ReadView::pin(shard.core.published.load_full(), Some(&txn));
     let live = statement.view();
     let rows = view.rows(KeyRange::prefix(&key::storage_prefix(table.storage)), false);
@@ -76,6 +77,7 @@ pub(crate) async fn rewrite_table(
     let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own: false, is_armed: true };
     let statement = Statement::new(shard, &txn, context, to, &[]);
     shard.hold_for_writing(&txn, to, context).await?;
+    shard.note_copied(&txn, to)?;
     let view = ReadView::pin(shard.core.published.load_full(), Some(&txn));
     let live = statement.view();
     let mut n_rows = 0;

@@ -480,6 +480,7 @@ impl Statement<'_> {
             return Ok(Vec::new());
         };
         self.shard.hold_for_writing(self.txn, child, self.context).await?;
+        self.shard.note_copied(self.txn, child)?;
         let found = self.find_children(gone, foreign_key, usize::MAX)?;
         if found.is_empty() {
             return Ok(Vec::new());

@@ -69,6 +69,7 @@ pub(crate) async fn run(shard: &Shard, request: WriteRequest) -> Result<WriteOut
     let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own, is_armed: true };
     let statement = Statement::new(shard, &txn, &context, &table, &related);
     shard.hold_for_writing(&txn, &table, &context).await?;
+    shard.note_copied(&txn, &table)?;
     let mut effects = Vec::new();
     let outcome = match op {
         WriteOp::Insert { rows, on_conflict } => {
