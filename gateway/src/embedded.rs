@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use cortex_shard_api::{ShardId, client::ShardClient};
-use cortex_shard_node::{Shard, ShardConfig};
+use cortex_shard_node::{Follower, Shard, ShardConfig};
 use futures::FutureExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -45,6 +45,8 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     let queries = query_runtime()?;
     let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());
     let gateway = Arc::new(gateway);
+    let followers = follow(&shards);
+    gateway.load().await.map_err(|e| anyhow!("{e}"))?;
     let service = Service(gateway);
     if let Some(password) = &request.initial_verifier {
         set_initial_password(&service, password).await?;
@@ -53,6 +55,7 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     let close = move || {
         async move {
             queries.end();
+            drop(followers);
             for shard in shards {
                 shard.shutdown().await?;
             }
@@ -63,6 +66,17 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
         .boxed()
     };
     Ok(Opened { service: Arc::new(service), close: Box::new(close) })
+}
+
+/// Every data shard follows every other one's reference tables.
+fn follow(shards: &[Arc<Shard>]) -> Vec<Follower> {
+    let data = || shards.iter().filter(|shard| shard.id() != ShardId::META);
+    let mut followers = Vec::new();
+    for copy in data() {
+        let sources = data().filter(|source| source.id() != copy.id());
+        followers.extend(sources.map(|source| copy.follow(source.clone())));
+    }
+    followers
 }
 
 /// Opens shards 0 to n, one after the other: each is bound by the disk.

@@ -37,7 +37,7 @@ pub async fn run(
         Work::Lock(table) => lock(table, store, context, shards).await,
         Work::BuildIndex { table, index } => {
             fresh.insert(table.indexes[*index].storage);
-            for id in table.shards() {
+            for id in written_shards(table) {
                 shards.insert(id);
                 store.shard(id)?.build_index(&context.request, table.clone(), *index).await?;
             }
@@ -45,7 +45,7 @@ pub async fn run(
         }
         Work::Rewrite { from, to } => {
             note_storages(to, fresh);
-            for id in from.shards() {
+            for id in written_shards(from) {
                 shards.insert(id);
                 store.shard(id)?.rewrite_table(&context.request, from.clone(), to.clone()).await?;
             }
@@ -64,6 +64,14 @@ pub async fn run(
         Work::SetSequence { shard, spec, state } => {
             Ok(store.shard(*shard)?.sequence_set(spec, *state).await?)
         }
+    }
+}
+
+/// Shards whose rows are read and written: of a reference table the one with the primary copy, which the others follow.
+fn written_shards(table: &TableDescriptor) -> Vec<ShardId> {
+    match &table.placement {
+        Placement::Reference(copies) => copies.iter().take(1).copied().collect(),
+        Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => table.shards(),
     }
 }
 
@@ -105,11 +113,7 @@ async fn convert(
     target.foreign_keys.clear();
     target.referenced_by.clear();
     let target = Arc::new(target);
-    let sources = match &from.placement {
-        Placement::Reference(copies) => copies.iter().take(1).copied().collect(),
-        Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => from.shards(),
-    };
-    for source in sources {
+    for source in written_shards(from) {
         shards.insert(source);
         let mut start = Bytes::copy_from_slice(&key::storage_prefix(from.storage));
         let end =
@@ -199,14 +203,8 @@ async fn write(
     shards: &mut BTreeSet<ShardId>,
 ) -> Result<(), PgError> {
     let mut routed: BTreeMap<ShardId, Vec<Row>> = BTreeMap::new();
-    if let Placement::Reference(copies) = &table.placement {
-        for copy in copies {
-            routed.insert(*copy, rows.clone());
-        }
-    } else {
-        for row in rows {
-            routed.entry(key::shard_of_row(table, &row)).or_default().push(row);
-        }
+    for row in rows {
+        routed.entry(key::shard_of_row(table, &row)).or_default().push(row);
     }
     for (shard, rows) in routed {
         shards.insert(shard);

@@ -15,6 +15,7 @@ use cortex_planner::{
         write::{BoundConflict, BoundInsert, BoundWrite, InsertSource},
     },
     catalog::{Catalog, Namespace},
+    operators::CopyUse,
 };
 use cortex_shard_api::{Datum, Oid, ScalarExpr, client::RequestContext, value::text};
 use futures::StreamExt;
@@ -185,8 +186,13 @@ impl DdlHost for Host {
         sql: &str,
     ) -> Result<Option<Vec<Option<String>>>, PgError> {
         let query = self.bind(catalog, sql)?;
-        let run =
-            QueryRun::new(&self.gateway, &self.settings, self.eval.clone(), self.request.clone())?;
+        let run = QueryRun::new(
+            &self.gateway,
+            &self.settings,
+            self.eval.clone(),
+            self.request.clone(),
+            CopyUse::PrimaryOnly,
+        )?;
         let physical = physical_plan(&run, &query, &[], &[]).await?;
         let mut batches = run.stream(physical)?;
         let types: Vec<_> = query.bound.columns.iter().map(|column| column.ty.ty).collect();

@@ -14,7 +14,9 @@ use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use tokio::runtime::Handle;
 
-use super::{activity::Activities, counters::Counters, session::Session, settings::Settings};
+use super::{
+    activity::Activities, copies::Copies, counters::Counters, session::Session, settings::Settings,
+};
 use crate::{
     catalog::{CatalogStore, MadeRows},
     error::{PgError, SqlState},
@@ -56,6 +58,7 @@ pub struct Gateway {
     pub(crate) shards: Shards,
     pub(crate) store: Arc<CatalogStore>,
     pub(crate) activities: Arc<Activities>,
+    pub(crate) copies: Arc<Copies>,
     /// Where analytic queries run, so that a long one does not hold up the connections.
     pub(crate) queries: Handle,
     pub counters: Arc<Counters>,
@@ -70,6 +73,7 @@ impl Gateway {
         // the clock keeps numbers in logs apart from run to run.
         let first = now_micros().unsigned_abs() << 8;
         Gateway {
+            copies: Arc::new(Copies::new(shards.clone())),
             shards,
             store,
             activities: Arc::default(),
@@ -91,6 +95,11 @@ impl Gateway {
             *made = (catalog.version, Arc::default());
         }
         made.1.clone()
+    }
+
+    /// Learns from the shards what this gateway's statements must see.
+    pub async fn load(&self) -> Result<(), PgError> {
+        self.copies.load().await
     }
 
     pub(crate) fn next_txn(&self) -> TxnId {

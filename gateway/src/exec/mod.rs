@@ -24,6 +24,9 @@ mod plan;
 /// Transactions over shards.
 mod transaction;
 
+/// How far copies of reference tables must be.
+pub mod copies;
+
 /// SELECT by key.
 pub mod fast;
 

@@ -18,7 +18,7 @@ use cortex_planner::{
         optimizer::verify,
         row_count::{RowCounts, compute_row_counts},
     },
-    operators::{self, Failure, StatementContext, find_error},
+    operators::{self, CopyUse, Failure, StatementContext, find_error},
 };
 use cortex_shard_api::{Datum, SqlType, client::RequestContext};
 use datafusion::{
@@ -32,7 +32,8 @@ use futures::{Stream, StreamExt};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use super::{
-    counters::Counters, gateway::Gateway, plan::QueryPlan, session::Session, settings::Settings,
+    copies::StatementCopies, counters::Counters, gateway::Gateway, plan::QueryPlan,
+    session::Session, settings::Settings, transaction::Transaction,
 };
 use crate::{
     error::{PgError, SqlState},
@@ -60,10 +61,12 @@ impl QueryRun {
         settings: &Settings,
         eval: Arc<EvalContext>,
         base: RequestContext,
+        copies: CopyUse,
     ) -> Result<QueryRun, PgError> {
         let shards = gateway.shards.clone();
         let find = move |shard| shards.get(shard).ok();
-        let context = Arc::new(StatementContext::new(Arc::new(find), base));
+        let context = StatementContext::new(Arc::new(find), base).with_copies(copies);
+        let context = Arc::new(context);
         let batch_rows = usize::try_from(settings.integer("cortex.batch_rows")).unwrap_or(8192);
         let mut config = operators::session_config(batch_rows);
         let stop = eval.stop.clone();
@@ -102,7 +105,18 @@ impl QueryRun {
 
 impl Session {
     pub fn query_run(&self, base: RequestContext) -> Result<QueryRun, PgError> {
-        QueryRun::new(&self.gateway, &self.settings, Arc::new(self.eval_context()), base)
+        let eval = Arc::new(self.eval_context());
+        QueryRun::new(&self.gateway, &self.settings, eval, base, self.copy_use())
+    }
+
+    /// A transaction sees its own changes of reference tables on their primary copies alone.
+    fn copy_use(&self) -> CopyUse {
+        let wrote = self.transaction.as_ref().is_some_and(Transaction::wrote_references);
+        if wrote || self.ddl.is_some() {
+            return CopyUse::PrimaryOnly;
+        }
+        let copies = self.gateway.copies.clone();
+        CopyUse::After(Arc::new(StatementCopies { copies, limit: self.settings.lock_timeout() }))
     }
 
     /// SELECT without row locks.

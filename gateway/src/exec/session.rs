@@ -209,7 +209,7 @@ impl Session {
         let ddl = self.ddl.take();
         let txn = transaction.id;
         let _shield = self.shield.raise(Shielded::Yes);
-        let committed = transaction.commit(&self.gateway.shards).await;
+        let committed = transaction.commit(&self.gateway.shards, &self.gateway.copies).await;
         let result = match (committed, ddl) {
             (Ok(()), Some(ddl)) => ddl.commit().await.map(drop),
             (committed, _) => committed,

@@ -6,10 +6,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
+use cortex_shard_api::{LogIndex, ShardError, ShardId, TxnId, client::ShardClient};
 use futures::future::join_all;
 
-use super::gateway::Shards;
+use super::{copies::Copies, gateway::Shards};
 use crate::error::{PgError, SqlState};
 
 /// Savepoints inside each other in one transaction.
@@ -37,6 +37,8 @@ pub(super) struct Transaction {
     pub mark: u32,
     /// Shards that know the transaction, because it wrote or locked there.
     touched: BTreeSet<ShardId>,
+    /// Shards on which it wrote primary copies of reference tables.
+    references: BTreeSet<ShardId>,
     savepoints: Vec<(String, u32)>,
 }
 
@@ -50,6 +52,7 @@ impl Transaction {
             started_micros,
             mark: 0,
             touched: BTreeSet::new(),
+            references: BTreeSet::new(),
             savepoints: Vec::new(),
         }
     }
@@ -68,6 +71,21 @@ impl Transaction {
     /// Before the first write or lock on a shard.
     pub fn touch(&mut self, shard: ShardId) {
         self.touched.insert(shard);
+    }
+
+    /// Before a write to a reference table, whose primary copy is on this shard.
+    pub fn write_reference(&mut self, primary: ShardId) {
+        self.references.insert(primary);
+    }
+
+    /// Whether it wrote reference tables whose primary copies are on this shard: copies do not show that yet.
+    pub fn wrote_reference(&self, primary: ShardId) -> bool {
+        self.references.contains(&primary)
+    }
+
+    /// Whether it wrote any reference table.
+    pub fn wrote_references(&self) -> bool {
+        !self.references.is_empty()
     }
 
     pub fn touched(&self) -> &BTreeSet<ShardId> {
@@ -128,12 +146,31 @@ impl Transaction {
         self.touched.iter().map(|shard| shards.get(*shard)).collect()
     }
 
-    /// Commits on every shard that it touched.
-    pub async fn commit(self, shards: &Shards) -> Result<(), PgError> {
+    /// Commits on every shard that it touched, and tells `copies` which of them changed reference tables.
+    pub async fn commit(self, shards: &Shards, copies: &Copies) -> Result<(), PgError> {
+        let result = self.commit_each(shards, copies).await;
+        if result.is_err() {
+            // It may have been committed all the same; who looks for it by way of a copy must find it.
+            for source in &self.references {
+                let _ = copies.refresh(*source).await;
+            }
+        }
+        result
+    }
+
+    async fn commit_each(&self, shards: &Shards, copies: &Copies) -> Result<(), PgError> {
+        let committed = |shard: ShardId, index: LogIndex| {
+            if self.references.contains(&shard) {
+                copies.committed(shard, index);
+            }
+        };
         let clients = self.clients(shards)?;
         if let [client] = &clients[..] {
             return match client.commit(self.id).await {
-                Ok(_) => Ok(()),
+                Ok(index) => {
+                    committed(client.id(), index);
+                    Ok(())
+                }
                 Err(error) => {
                     // Best effort: the shard has undone it already, or is gone, or never got the commit, and then
                     // would keep the locks for ever. To a transaction that was committed it does nothing.
@@ -152,7 +189,9 @@ impl Transaction {
         let outcomes: Vec<(ShardId, Result<(), ShardError>)> = clients
             .iter()
             .zip(outcomes)
-            .map(|(client, outcome)| (client.id(), outcome.map(|_| ())))
+            .map(|(client, outcome)| {
+                (client.id(), outcome.map(|index| committed(client.id(), index)))
+            })
             .collect();
         let result = report(&outcomes);
         if result.is_err() {

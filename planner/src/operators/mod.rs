@@ -25,5 +25,5 @@ mod failure;
 pub use failure::{Failure, find_error};
 pub use scatter::ShardFragmentExec;
 pub use session::{runtime, session_config, session_state};
-pub use statement::StatementContext;
+pub use statement::{Copies, CopyUse, StatementContext};
 pub use table::{IDENTITY_KEY, IDENTITY_VERSION, provider};

@@ -5,8 +5,13 @@
 //! execution, as an extension, where `operators::scatter` finds it. Not here: transactions and writes
 //! (`gateway::exec`).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
+use async_trait::async_trait;
 use cortex_shard_api::{
     ShardError, ShardId, SnapshotId,
     client::{RequestContext, ShardClient},
@@ -17,11 +22,33 @@ use tokio::sync::OnceCell;
 /// Finds the client of a shard; `None` if there is no such shard.
 pub type Shards = dyn Fn(ShardId) -> Option<Arc<dyn ShardClient>> + Send + Sync;
 
+/// How far copies of reference tables are.
+#[async_trait]
+pub trait Copies: Send + Sync {
+    /// Returns once the copies on a shard of tables whose primary copies are on `source` have all that the statement must see.
+    async fn reach(&self, source: ShardId, shard: ShardId) -> Result<(), ShardError>;
+}
+
+/// Which copies of reference tables a statement may read.
+#[derive(Clone, Default)]
+pub enum CopyUse {
+    /// Whichever is at hand.
+    #[default]
+    Any,
+    /// The primary ones: its transaction has changed them.
+    PrimaryOnly,
+    /// Others too, once they have caught up.
+    After(Arc<dyn Copies>),
+}
+
 /// The shards as one statement sees them. Snapshots are closed when the last clone of its `Arc` is dropped, that is when
 /// neither the statement nor any of its streams can read any more.
 pub struct StatementContext {
     shards: Arc<Shards>,
     base: RequestContext,
+    copies: CopyUse,
+    /// Copies that the plan may read, with the shard of the primary one: known before the first snapshot is opened.
+    planned: Mutex<BTreeSet<(ShardId, ShardId)>>,
     snapshots: Mutex<BTreeMap<ShardId, Arc<OnceCell<Pinned>>>>,
 }
 
@@ -40,7 +67,39 @@ impl Drop for Pinned {
 impl StatementContext {
     /// `base` is what every request says: transaction, mark, time. Its own snapshot is ignored.
     pub fn new(shards: Arc<Shards>, base: RequestContext) -> StatementContext {
-        StatementContext { shards, base, snapshots: Mutex::default() }
+        StatementContext {
+            shards,
+            base,
+            copies: CopyUse::Any,
+            planned: Mutex::default(),
+            snapshots: Mutex::default(),
+        }
+    }
+
+    /// The same, for a statement that must see certain changes of reference tables.
+    pub fn with_copies(self, copies: CopyUse) -> StatementContext {
+        StatementContext { copies, ..self }
+    }
+
+    /// Whether only primary copies of reference tables may be read.
+    pub fn reads_primary_only(&self) -> bool {
+        matches!(self.copies, CopyUse::PrimaryOnly)
+    }
+
+    /// The plan may read any of these copies of a reference table, of which the first is the primary one.
+    pub fn plan_copies(&self, replicas: &[ShardId]) {
+        let Some((source, others)) = replicas.split_first() else { return };
+        self.planned.lock().extend(others.iter().map(|copy| (*copy, *source)));
+    }
+
+    /// Waits for the copies on a shard that the plan may read.
+    async fn reach_copies(&self, shard: ShardId) -> Result<(), ShardError> {
+        let CopyUse::After(copies) = &self.copies else { return Ok(()) };
+        let planned = self.planned.lock().clone();
+        for (_, source) in planned.iter().filter(|(copy, _)| *copy == shard) {
+            copies.reach(*source, shard).await?;
+        }
+        Ok(())
     }
 
     /// The client of a shard.
@@ -57,6 +116,7 @@ impl StatementContext {
         let pinned = cell
             .get_or_try_init(|| async {
                 let client = self.client(shard)?;
+                self.reach_copies(shard).await?;
                 let context = RequestContext { snapshot: None, ..self.base.clone() };
                 let snapshot = client.open_snapshot(&context).await?;
                 Ok::<_, ShardError>(Pinned { client, snapshot })

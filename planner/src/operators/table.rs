@@ -110,7 +110,8 @@ impl TableProvider for ShardedTable {
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
         let projection = projection.unwrap_or(&all);
         let shape = self.shape(projection)?;
-        let route = route::for_filters(&self.table.descriptor, filters);
+        let mut route = route::for_filters(&self.table.descriptor, filters);
+        self.choose_copies(state, &shape, &mut route);
         if route.scans.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(projection)?))));
         }
@@ -137,6 +138,19 @@ impl TableProvider for ShardedTable {
         let shards = scan.partitions().iter().map(|partition| partition.shard).collect();
         let fragment = reordered(Arc::new(scan), &shape.reorder)?;
         Ok(Arc::new(ShardFragmentExec::try_new(fragment, shards)?))
+    }
+}
+
+impl ShardedTable {
+    /// Which copies of a reference table will do: rows that are to be written or locked are those of the primary copy.
+    fn choose_copies(&self, state: &dyn Session, shape: &ScanShape, route: &mut Route) {
+        let statement = state.config().get_extension::<StatementContext>();
+        if shape.with_identity || statement.as_ref().is_some_and(|it| it.reads_primary_only()) {
+            route.replicas.clear();
+        }
+        if let Some(statement) = statement {
+            statement.plan_copies(&route.replicas);
+        }
     }
 }
 

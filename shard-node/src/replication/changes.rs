@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Where an answer is cut. Tests cut small, so that transactions of many parts stay quick.
+const ANSWER_BYTES: usize = if cfg!(test) { 6 << 10 } else { CHANGES_BYTES };
+
 /// Log bytes looked through for one answer: a reader that finds nothing for so long is told how far it got.
 const LOOKED_THROUGH_BYTES: usize = 32 << 20;
 
@@ -78,6 +81,8 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
     if newest < start {
         return Err(Stop::Purged);
     }
+    // Behind a purge, the first mark that is left tells whether one before it is gone.
+    let mut is_gapless = start.0 == after.0 + 1;
     let (mut n_bytes, mut n_looked_through) = (0, 0);
     for entry in core.log.replay(start..LogIndex(end.0 + 1)) {
         let entry = entry.map_err(|error| Stop::of_log(core.id, error))?;
@@ -86,17 +91,13 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
         match decoded.map_err(|error| Stop::of_storage(core.id, error))? {
             Entry::Batch { ops, .. } => {
                 if let Some((mark, ops)) = marked(ops).map_err(|e| Stop::of_storage(core.id, e))? {
-                    if mark.previous > next.after {
-                        return Err(Stop::Purged);
-                    }
+                    check_gap(&mark, after, &mut is_gapless)?;
                     n_bytes += take(core, &mark, ops, &mut entries)?;
                 }
             }
             Entry::Commit { first, .. } => {
                 if let Some(mark) = mark_of_chunks(core, first)? {
-                    if mark.previous > next.after {
-                        return Err(Stop::Purged);
-                    }
+                    check_gap(&mark, after, &mut is_gapless)?;
                     if entries.is_empty() {
                         let part = CopyPart { first, next: first, commit: entry.index };
                         return read_part(core, part);
@@ -109,11 +110,22 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
             Entry::Drop { .. } | Entry::Dropped { .. } => {}
         }
         next.after = entry.index;
-        if n_bytes >= CHANGES_BYTES || n_looked_through >= LOOKED_THROUGH_BYTES {
+        // What was looked through counts as seen, so it must be known that nothing is missing in front of it.
+        let is_long = n_bytes >= ANSWER_BYTES || n_looked_through >= LOOKED_THROUGH_BYTES;
+        if is_long && is_gapless {
             break;
         }
     }
     Ok((entries, next))
+}
+
+/// Refuses the first mark behind a purge if a reader that is at `after` has missed the one before it.
+fn check_gap(mark: &Mark, after: LogIndex, is_gapless: &mut bool) -> Result<(), Stop> {
+    if !*is_gapless && mark.previous > after {
+        return Err(Stop::Purged);
+    }
+    *is_gapless = true;
+    Ok(())
 }
 
 /// The next chunk of a big transaction that has one for copies.
@@ -132,7 +144,7 @@ fn read_part(core: &Core, mut part: CopyPart) -> Result<(Vec<CopyEntry>, CopyCur
         };
         n_bytes += take(core, &mark, ops, &mut entries)?;
         part.next = LogIndex(entry.index.0 + 1);
-        if n_bytes >= CHANGES_BYTES {
+        if n_bytes >= ANSWER_BYTES {
             break;
         }
     }
@@ -196,9 +208,11 @@ pub(crate) fn page(
 ) -> Result<Changes, StorageError> {
     let snapshot = view.committed();
     let dropping: BTreeSet<StorageId> = dropping(snapshot)?.into_iter().collect();
-    let storages: BTreeSet<StorageId> = storages(snapshot)?.difference(&dropping).copied().collect();
+    let storages: BTreeSet<StorageId> =
+        storages(snapshot)?.difference(&dropping).copied().collect();
     let first = storages.first().map(|storage| (CopyKeyspace::Rows, storage_prefix(*storage)));
-    let Some((of, from)) = start.or(first.map(|(of, prefix)| (of, Bytes::copy_from_slice(&prefix))))
+    let Some((of, from)) =
+        start.or(first.map(|(of, prefix)| (of, Bytes::copy_from_slice(&prefix))))
     else {
         return Ok(Changes::Page {
             keyspace: CopyKeyspace::Rows,
@@ -218,11 +232,11 @@ pub(crate) fn page(
         let (key, value) = entry?;
         n_bytes += key.len() + value.len();
         entries.push(CopyEntry { keyspace: of, key, value: Some(value) });
-        if n_bytes >= CHANGES_BYTES {
+        if n_bytes >= ANSWER_BYTES {
             break;
         }
     }
-    if let Some(last) = entries.last().filter(|_| n_bytes >= CHANGES_BYTES) {
+    if let Some(last) = entries.last().filter(|_| n_bytes >= ANSWER_BYTES) {
         // The least key above the last one.
         let end = Bytes::from([&last.key[..], &[0]].concat());
         let next = Some((of, end.clone()));

@@ -242,8 +242,7 @@ pub(crate) async fn wait_for(
     wait: Duration,
 ) -> LogIndex {
     let mut copies = shard.core.copies.subscribe();
-    let position =
-        |copies: &super::Positions| copies.get(&source).copied().unwrap_or_default();
+    let position = |copies: &super::Positions| copies.get(&source).copied().unwrap_or_default();
     let reached = copies.wait_for(|copies| position(copies) >= at_least);
     match tokio::time::timeout(wait, reached).await {
         Ok(Ok(copies)) => position(&copies),

@@ -52,6 +52,8 @@ impl MemoryStorage {
                 *map = newest.clone();
             }
         }
+        // What it left is on disk: a second crash leaves that, too.
+        *storage.0.flushed.lock() = flushed.map(|_| maps.clone());
         *storage.0.maps.write() = maps;
         storage.0.sequence.store(self.0.sequence.load(Ordering::Acquire), Ordering::Release);
         storage

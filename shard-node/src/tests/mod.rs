@@ -4,6 +4,8 @@ mod basics;
 
 mod concurrency;
 
+mod copies;
+
 mod crash;
 
 mod disk;

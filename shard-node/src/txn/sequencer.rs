@@ -15,9 +15,7 @@ use cortex_shard_api::{LogIndex, ShardError, ShardId, StorageId, ids::Term};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{
-    Follows, Txn, locks::LockManager, snapshot::Published, write_set::FinalWrite,
-};
+use super::{Follows, Txn, locks::LockManager, snapshot::Published, write_set::FinalWrite};
 use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
     log::{Entry as LogEntry, LogError, ShardLog},

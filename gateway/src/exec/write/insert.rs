@@ -65,11 +65,12 @@ impl Session {
         run: &WriteRun,
     ) -> Result<Batches, PgError> {
         let query_run = self.query_run(self.read_base())?;
-        // Pinned before the first row is written, so that the statement cannot meet its own rows.
+        let physical = physical_plan(&query_run, query, &run.types, &run.parameters).await?;
+        // Pinned before the first row is written, so that the statement cannot meet its own rows; and after planning, which
+        // finds out what the snapshots must show.
         for shard in self.gateway.shards.data() {
             query_run.context.context(shard).await?;
         }
-        let physical = physical_plan(&query_run, query, &run.types, &run.parameters).await?;
         query_run.stream(physical)
     }
 }
@@ -118,12 +119,8 @@ impl InsertSender {
         part: Part,
     ) -> Result<(), PgError> {
         let on_conflict = self.on_conflict.clone();
-        let outcome = if super::is_reference(&run.table) {
-            session.insert_reference(run, shard, rows, on_conflict).await?
-        } else {
-            let op = WriteOp::Insert { rows, on_conflict };
-            session.send_part(run, shard, op, part, run.returning).await?
-        };
+        let op = WriteOp::Insert { rows, on_conflict };
+        let outcome = session.send_part(run, shard, op, part, run.returning).await?;
         self.retry |= !self.written.add(outcome);
         Ok(())
     }

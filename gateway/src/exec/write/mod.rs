@@ -197,6 +197,7 @@ impl Session {
         part: Part,
         returning: bool,
     ) -> Result<WriteOutcome, PgError> {
+        self.before_write(run, shard, &op).await?;
         let commit = part == Part::Only && run.autocommit && self.transaction.is_none();
         let context = if commit { self.request_base() } else { self.write_context(shard)? };
         let request = WriteRequest {

@@ -1,100 +1,103 @@
-//! Writes to reference tables: the primary copy on the home shard decides, the others take what came of it.
+//! Writes and reference tables: a reference table is written on its primary copy alone, the other shards follow its log.
 //!
-//! The primary copy's locks serialize writers, so copies never disagree about order. All copies are written in one
-//! transaction; like any other over several shards it is not atomic, and its outcome is reported.
+//! Lives here: what a write of a reference table leaves behind in its transaction, and what a table that refers to one must
+//! wait for. A referencing row is checked against the copy on its own shard. That is right as long as parents only come:
+//! so a row of a reference table that another shard may refer to can neither be deleted nor get another key.
 
 use cortex_shard_api::{
-    ScalarExpr, ShardId,
-    client::{Arbiter, Key, OnConflict, Row, WriteOp, WriteOutcome},
-    descriptor::TableDescriptor,
+    ShardId, TableDescriptor,
+    client::{OnConflict, WriteOp},
+    descriptor::Placement,
 };
 
-use super::{Session, WriteRun};
-use crate::error::PgError;
+use super::{Session, WriteRun, is_reference};
+use crate::error::{PgError, SqlState};
+
+/// The shard with the primary copy of a reference table; `None` for other tables.
+fn primary(table: &TableDescriptor) -> Option<ShardId> {
+    match &table.placement {
+        Placement::Reference(copies) => copies.first().copied(),
+        Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => None,
+    }
+}
 
 impl Session {
-    pub(super) async fn insert_reference(
-        &mut self,
-        run: &WriteRun,
-        primary: ShardId,
-        rows: Vec<Row>,
-        on_conflict: OnConflict,
-    ) -> Result<WriteOutcome, PgError> {
-        let op = WriteOp::Insert { rows, on_conflict };
-        self.write_reference(run, primary, op).await
-    }
-
-    /// Writes the primary copy, then brings the others to the same rows.
-    pub(super) async fn write_reference(
-        &mut self,
-        run: &WriteRun,
-        primary: ShardId,
-        op: WriteOp,
-    ) -> Result<WriteOutcome, PgError> {
-        self.refuse_several(run.table.shards())?;
-        let deleted = deleted_keys(&op);
-        let outcome = self.send(run, primary, op, false, true).await?;
-        let WriteOutcome::Done { affected, rows } = outcome else { return Ok(outcome) };
-        for shard in run.table.shards() {
-            if shard != primary {
-                self.follow(run, shard, &deleted, &rows).await?;
-            }
-        }
-        Ok(WriteOutcome::Done { affected, rows: if run.returning { rows } else { Vec::new() } })
-    }
-
-    /// Applies what the primary copy did to another one.
-    async fn follow(
+    /// Before a request goes to a shard.
+    pub(super) async fn before_write(
         &mut self,
         run: &WriteRun,
         shard: ShardId,
-        deleted: &Option<Vec<Key>>,
-        rows: &[Row],
+        op: &WriteOp,
     ) -> Result<(), PgError> {
-        if let Some(keys) = deleted {
-            for key in keys {
-                let op = WriteOp::DeleteByKey {
-                    key: key.clone(),
-                    predicate: None,
-                    parameters: run.parameters.clone(),
-                };
-                self.send(run, shard, op, false, false).await?;
+        if is_reference(&run.table) {
+            keep_parents(run, shard, op)?;
+            self.ensure_transaction().write_reference(shard);
+        }
+        self.reach_parents(run, shard).await
+    }
+
+    /// Waits until the shard's copies of referenced tables have all that was acknowledged.
+    async fn reach_parents(&mut self, run: &WriteRun, shard: ShardId) -> Result<(), PgError> {
+        for parent in run.related.iter() {
+            let Some(source) = primary(parent).filter(|source| *source != shard) else { continue };
+            let is_parent = |table: &TableDescriptor| {
+                table.foreign_keys.iter().any(|foreign_key| foreign_key.parent == parent.oid)
+            };
+            let wrote = self.transaction.as_ref().is_some_and(|it| it.wrote_reference(source));
+            if wrote && is_parent(&run.table) {
+                return Err(PgError::new(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    format!(
+                        "table \"{}\" refers to reference table \"{}\" on shard {shard}, which does not see this \
+                         transaction's changes of reference tables yet",
+                        run.table.name, parent.name
+                    ),
+                )
+                .with_hint("Commit the changes of reference tables first."));
             }
-            return Ok(());
+            if std::iter::once(&run.table).chain(run.related.iter()).any(|it| is_parent(it)) {
+                let limit = self.settings.lock_timeout();
+                self.gateway.copies.reach(source, shard, limit).await?;
+            }
         }
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let op = WriteOp::Insert { rows: rows.to_vec(), on_conflict: overwrite(run) };
-        self.send(run, shard, op, false, false).await?;
         Ok(())
     }
 }
 
-/// The keys that an operation deletes; `None` for one that leaves rows.
-fn deleted_keys(op: &WriteOp) -> Option<Vec<Key>> {
-    match op {
-        WriteOp::Delete { rows } => Some(rows.iter().map(|(key, _)| key.clone()).collect()),
-        WriteOp::DeleteByKey { key, .. } => Some(vec![key.clone()]),
-        WriteOp::Insert { .. } | WriteOp::Update { .. } | WriteOp::UpdateByKey { .. } => None,
+/// 0A000 for an operation that takes a key away which rows on other shards may refer to.
+fn keep_parents(run: &WriteRun, shard: ShardId, op: &WriteOp) -> Result<(), PgError> {
+    let assigned: Option<Vec<usize>> = match op {
+        WriteOp::Delete { .. } | WriteOp::DeleteByKey { .. } => None,
+        WriteOp::Update { assigned, .. } => Some(assigned.clone()),
+        WriteOp::UpdateByKey { assignments, .. }
+        | WriteOp::Insert { on_conflict: OnConflict::DoUpdate { assignments, .. }, .. } => {
+            Some(assignments.iter().map(|(position, _)| *position).collect())
+        }
+        WriteOp::Insert { .. } => return Ok(()),
+    };
+    for child in run.related.iter() {
+        if child.shards() == [shard] || primary(child) == Some(shard) {
+            continue;
+        }
+        let to_parent =
+            child.foreign_keys.iter().filter(|foreign_key| foreign_key.parent == run.table.oid);
+        for foreign_key in to_parent {
+            let is_key = |position: &usize| foreign_key.parent_columns.contains(position);
+            if assigned.as_ref().is_none_or(|assigned| assigned.iter().any(is_key)) {
+                return Err(PgError::new(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    format!(
+                        "cannot delete or change keys of reference table \"{}\" while table \"{}\" on other shards refers to it",
+                        run.table.name, child.name
+                    ),
+                )
+                .with_detail(format!(
+                    "Foreign key constraint \"{}\" is enforced by each shard of \"{}\" alone.",
+                    foreign_key.name, child.name
+                ))
+                .with_hint("Drop the constraint first, or keep the row and mark it as no longer in use."));
+            }
+        }
     }
-}
-
-/// ON CONFLICT (primary key) DO UPDATE SET every column = excluded.
-fn overwrite(run: &WriteRun) -> OnConflict {
-    let table: &TableDescriptor = &run.table;
-    let width = table.columns.len();
-    let assignments = table
-        .live_columns()
-        .filter(|(position, _)| !table.primary_key.contains(position))
-        .map(|(position, column)| {
-            (position, ScalarExpr::Column { position: width + position, ty: column.ty })
-        })
-        .collect();
-    OnConflict::DoUpdate {
-        arbiter: Arbiter::PrimaryKey,
-        assignments,
-        predicate: None,
-        parameters: run.parameters.clone(),
-    }
+    Ok(())
 }

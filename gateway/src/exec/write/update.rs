@@ -11,7 +11,7 @@ use cortex_shard_api::{
 };
 use futures::StreamExt;
 
-use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written, is_reference};
+use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written};
 use crate::{
     error::PgError,
     exec::{
@@ -63,11 +63,7 @@ impl Session {
         shard: ShardId,
         op: WriteOp,
     ) -> Result<Attempt, PgError> {
-        let outcome = if is_reference(&run.table) {
-            self.write_reference(run, shard, op).await?
-        } else {
-            self.send(run, shard, op, true, run.returning).await?
-        };
+        let outcome = self.send(run, shard, op, true, run.returning).await?;
         let mut written = Written::default();
         Ok(if written.add(outcome) { Attempt::Done(written) } else { Attempt::Retry })
     }
@@ -201,11 +197,7 @@ impl Session {
         written: &mut Written,
     ) -> Result<bool, PgError> {
         let op = to_op(found.items);
-        let mut outcome = if is_reference(&run.table) {
-            self.write_reference(run, shard, op).await?
-        } else {
-            self.send_part(run, shard, op, part, run.returning).await?
-        };
+        let mut outcome = self.send_part(run, shard, op, part, run.returning).await?;
         if let (WriteOutcome::Done { rows, .. }, true) = (&mut outcome, run.joined > 0) {
             if rows.len() != found.joined.len() {
                 return Err(PgError::internal("a shard returned other rows than it was sent"));
