@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use cortex_shard_api::{
         RequestContext, ScanRowsRequest, SequenceSpec, SequenceState, SequenceValues, ShardClient,
         StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
     },
+    copies::{Changes, ChangesRequest},
 };
 
 /// What happens to a commit.
@@ -37,6 +39,8 @@ pub struct Faults {
     planned: Mutex<BTreeMap<u64, Fault>>,
     /// The next `validate` is refused.
     refuse_validation: Mutex<bool>,
+    /// No copy of a reference table learns of a change.
+    hold_changes: AtomicBool,
     commits: AtomicU64,
     writes: AtomicU64,
 }
@@ -51,6 +55,11 @@ impl Faults {
 
     pub fn refuse_next_validation(&self) {
         *self.refuse_validation.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Keeps changes of reference tables from their copies, or lets them through again.
+    pub fn hold_changes(&self, held: bool) {
+        self.hold_changes.store(held, Ordering::SeqCst);
     }
 
     /// Commits that were asked for, with those that a write brings along.
@@ -195,6 +204,24 @@ impl ShardClient for Faulty {
 
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
         self.shard.storages().await
+    }
+
+    async fn read_changes(&self, request: ChangesRequest) -> Result<Changes, ShardError> {
+        let changes = self.shard.read_changes(request).await?;
+        // What was under way when it was held is held, too.
+        if self.faults.hold_changes.load(Ordering::SeqCst) {
+            return Err(self.unavailable());
+        }
+        Ok(changes)
+    }
+
+    async fn copy_position(
+        &self,
+        source: ShardId,
+        at_least: LogIndex,
+        wait: Duration,
+    ) -> Result<LogIndex, ShardError> {
+        self.shard.copy_position(source, at_least, wait).await
     }
 
     async fn sequence_next(

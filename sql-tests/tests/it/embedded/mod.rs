@@ -6,6 +6,7 @@
 mod commits;
 mod fast_path;
 mod faulty;
+mod reference;
 
 use std::{
     sync::{Arc, mpsc},
@@ -23,7 +24,7 @@ use cortex_gateway::{
     listener::Server,
 };
 use cortex_shard_api::{ShardId, client::ShardClient};
-use cortex_shard_node::{Shard, ShardConfig};
+use cortex_shard_node::{Follower, Shard, ShardConfig};
 use cortex_sql_tests::client::{Client, Target};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -60,13 +61,17 @@ impl Database {
             let handle = queries.handle().clone();
             runtime.block_on(async {
                 let opening = async {
-                    let shards = (0..=n_shards)
-                        .map(|id| -> Result<Arc<dyn ShardClient>> {
+                    let opened = (0..=n_shards)
+                        .map(|id| -> Result<Arc<Shard>> {
                             let config = ShardConfig::new(ShardId(id), path.join(id.to_string()));
-                            let (shard, _) = Shard::open(config)?;
-                            Ok(Arc::new(Faulty::new(shard, seen.clone())))
+                            Ok(Shard::open(config)?.0)
                         })
                         .collect::<Result<Vec<_>>>()?;
+                    let shards: Vec<Arc<dyn ShardClient>> = opened
+                        .iter()
+                        .map(|shard| Arc::new(Faulty::new(shard.clone(), seen.clone())) as _)
+                        .collect();
+                    let followers = follow(&opened, &shards);
                     let (meta, rows) = shards.split_first().context("no shards")?;
                     let store = CatalogStore::open(meta.clone(), rows.to_vec()).await;
                     let store = Arc::new(store.map_err(|error| anyhow!("{error}"))?);
@@ -74,10 +79,10 @@ impl Database {
                     let server = Server::bind("127.0.0.1:0", CONNECTIONS, GRACE, None).await?;
                     server.gate().open(Arc::new(Service(gateway.clone())));
                     let port = server.address()?.port();
-                    anyhow::Ok((server, port, gateway.counters.clone()))
+                    anyhow::Ok((server, port, gateway.counters.clone(), followers))
                 };
                 match opening.await {
-                    Ok((server, port, counters)) => {
+                    Ok((server, port, counters, _followers)) => {
                         let _ = ready.send(Ok((port, counters)));
                         server.serve(stopped).await;
                     }
@@ -103,6 +108,16 @@ impl Drop for Database {
             let _ = serving.join();
         }
     }
+}
+
+/// Every data shard follows every other one, by way of its faulty client.
+fn follow(opened: &[Arc<Shard>], clients: &[Arc<dyn ShardClient>]) -> Vec<Follower> {
+    let mut followers = Vec::new();
+    for copy in opened.iter().filter(|copy| copy.id() != ShardId::META) {
+        let sources = clients.iter().filter(|it| it.id() != ShardId::META && it.id() != copy.id());
+        followers.extend(sources.map(|source| copy.follow(source.clone())));
+    }
+    followers
 }
 
 fn runtime() -> Result<Runtime> {
