@@ -46,7 +46,6 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());
     let gateway = Arc::new(gateway);
     let followers = follow(&shards);
-    gateway.load().await.map_err(|e| anyhow!("{e}"))?;
     let service = Service(gateway);
     if let Some(password) = &request.initial_verifier {
         set_initial_password(&service, password).await?;

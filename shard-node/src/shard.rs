@@ -37,7 +37,7 @@ use crate::{
     exec::FragmentRunner,
     maintenance::{DROPS_MAX, Maintenance, Task},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
-    replication::{self, Marks},
+    replication::{self, Links},
     scan::{self, DroppedStorages, ShardScan, is_owned},
     sequences::{RowIds, Sequences, log},
     storage::{KeyRange, Keyspace, Op},
@@ -104,7 +104,7 @@ impl Shard {
             shard: id,
             what: error.to_string(),
         };
-        let marks = Marks::load(&*snapshot).map_err(corrupt)?;
+        let links = Links::load(&*snapshot).map_err(corrupt)?;
         let copies = replication::positions(id, &*snapshot).map_err(corrupt)?;
         let fragments =
             FragmentRunner::new(config.fragment_memory_bytes).map_err(|error| OpenError::Io {
@@ -127,7 +127,7 @@ impl Shard {
         });
         let (requests, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let (tasks, task_queue) = crossbeam_channel::bounded(DROPS_MAX);
-        let sequencer = Sequencer::new(core.clone(), queue, marks);
+        let sequencer = Sequencer::new(core.clone(), queue, links);
         let maintenance = Maintenance {
             core: core.clone(),
             requests: requests.clone(),

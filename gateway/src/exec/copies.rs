@@ -2,7 +2,7 @@
 //!
 //! A write goes to the primary copy; the other shards follow its log. So a statement that reads a copy waits until the copy
 //! has what this gateway acknowledged: to whichever session, so that a client that writes on one connection reads it on
-//! another. Lives here: the newest commit for each shard with primary copies, and the wait. Not here: following
+//! another. Lives here: the newest change for each shard with primary copies, and the wait. Not here: following
 //! (`shard_node::replication`), which tables are read from copies at all (`planner::operators::table`).
 
 use std::{
@@ -13,10 +13,9 @@ use std::{
 
 use async_trait::async_trait;
 use cortex_planner::operators;
-use cortex_shard_api::{LogIndex, ShardError, ShardId};
+use cortex_shard_api::{LogIndex, ShardError, ShardId, client::ShardClient};
 
 use super::gateway::Shards;
-use crate::error::PgError;
 
 /// A copy is milliseconds behind; one that is not there after so long is not coming soon, and the client should know.
 const COPY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -25,42 +24,33 @@ const COPY_WAIT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Copies {
     shards: Shards,
-    /// By shard with primary copies: the newest commit that a copy must have.
-    required: Mutex<BTreeMap<ShardId, LogIndex>>,
-    /// By that shard and the copy's: what the copy is known to have.
-    reached: Mutex<BTreeMap<(ShardId, ShardId), LogIndex>>,
+    sources: Mutex<BTreeMap<ShardId, Source>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A shard with primary copies.
+#[derive(Debug, Default)]
+struct Source {
+    /// Counts transactions of this gateway that may have changed them.
+    changes: u64,
+    /// With so many of these counted, this was the newest change. `None`: nobody has asked since the gateway was started, and
+    /// what an earlier one acknowledged counts, too.
+    newest: Option<(u64, LogIndex)>,
+    /// What the copies on other shards are known to have.
+    reached: BTreeMap<ShardId, LogIndex>,
 }
 
 impl Copies {
     pub fn new(shards: Shards) -> Copies {
-        Copies { shards, required: Mutex::default(), reached: Mutex::default() }
+        Copies { shards, sources: Mutex::default() }
     }
 
-    /// Asks every shard for its newest change: what an earlier gateway acknowledged counts, too.
-    pub async fn load(&self) -> Result<(), PgError> {
-        for shard in self.shards.data() {
-            self.refresh(shard).await?;
-        }
-        Ok(())
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<ShardId, Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks one shard for its newest change.
-    pub async fn refresh(&self, source: ShardId) -> Result<(), PgError> {
-        let client = self.shards.get(source)?;
-        let newest = client.copy_position(source, LogIndex(0), Duration::ZERO).await?;
-        self.committed(source, newest);
-        Ok(())
-    }
-
-    /// A transaction that changed primary copies on `source` was committed there.
-    pub fn committed(&self, source: ShardId, index: LogIndex) {
-        let mut required = locked(&self.required);
-        let newest = required.entry(source).or_default();
-        *newest = (*newest).max(index);
+    /// A transaction that may have changed primary copies on a shard has ended; before anyone is told.
+    pub fn changed(&self, source: ShardId) {
+        self.sources().entry(source).or_default().changes += 1;
     }
 
     /// Returns once the copies on `copy` of the tables of `source` have everything that was acknowledged before the call.
@@ -73,18 +63,16 @@ impl Copies {
         if source == copy {
             return Ok(());
         }
-        let required = locked(&self.required).get(&source).copied().unwrap_or_default();
-        let reached = locked(&self.reached).get(&(source, copy)).copied().unwrap_or_default();
-        if reached >= required {
+        let required = self.required(source).await?;
+        let reached = |sources: &BTreeMap<ShardId, Source>| {
+            sources.get(&source).and_then(|it| it.reached.get(&copy).copied())
+        };
+        if reached(&self.sources()) >= Some(required) {
             return Ok(());
         }
         let wait = limit.unwrap_or(COPY_WAIT_MAX).min(COPY_WAIT_MAX);
-        let client = self.shards.get(copy).map_err(|error| ShardError::Unavailable {
-            shard: copy,
-            reason: error.message.clone(),
-        })?;
-        let position = client.copy_position(source, required, wait).await?;
-        locked(&self.reached).insert((source, copy), position);
+        let position = self.client(copy)?.copy_position(source, required, wait).await?;
+        self.sources().entry(source).or_default().reached.insert(copy, position);
         if position >= required {
             return Ok(());
         }
@@ -93,6 +81,32 @@ impl Copies {
             wait.as_millis()
         );
         Err(ShardError::LockNotAvailable { message })
+    }
+
+    /// The newest change that must be seen, asked for if there may be one since.
+    async fn required(&self, source: ShardId) -> Result<LogIndex, ShardError> {
+        let changes = {
+            let mut sources = self.sources();
+            let known = sources.entry(source).or_default();
+            match known.newest {
+                Some((changes, newest)) if changes == known.changes => return Ok(newest),
+                Some(_) | None => known.changes,
+            }
+        };
+        let client = self.client(source)?;
+        let newest = client.copy_position(source, LogIndex(0), Duration::ZERO).await?;
+        let mut sources = self.sources();
+        let known = sources.entry(source).or_default();
+        if known.newest.is_none_or(|(known, _)| known <= changes) {
+            known.newest = Some((changes, newest));
+        }
+        Ok(newest)
+    }
+
+    fn client(&self, shard: ShardId) -> Result<Arc<dyn ShardClient>, ShardError> {
+        self.shards
+            .get(shard)
+            .map_err(|error| ShardError::Unavailable { shard, reason: error.message.clone() })
     }
 }
 

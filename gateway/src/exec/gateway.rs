@@ -97,11 +97,6 @@ impl Gateway {
         made.1.clone()
     }
 
-    /// Learns from the shards what this gateway's statements must see.
-    pub async fn load(&self) -> Result<(), PgError> {
-        self.copies.load().await
-    }
-
     pub(crate) fn next_txn(&self) -> TxnId {
         TxnId(self.next_txn.fetch_add(1, Ordering::Relaxed))
     }

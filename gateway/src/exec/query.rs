@@ -33,7 +33,7 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use super::{
     copies::StatementCopies, counters::Counters, gateway::Gateway, plan::QueryPlan,
-    session::Session, settings::Settings, transaction::Transaction,
+    session::Session, settings::Settings,
 };
 use crate::{
     error::{PgError, SqlState},
@@ -111,7 +111,7 @@ impl Session {
 
     /// A transaction sees its own changes of reference tables on their primary copies alone.
     fn copy_use(&self) -> CopyUse {
-        let wrote = self.transaction.as_ref().is_some_and(Transaction::wrote_references);
+        let wrote = self.transaction.as_ref().is_some_and(|it| !it.references().is_empty());
         if wrote || self.ddl.is_some() {
             return CopyUse::PrimaryOnly;
         }

@@ -209,7 +209,12 @@ impl Session {
         let ddl = self.ddl.take();
         let txn = transaction.id;
         let _shield = self.shield.raise(Shielded::Yes);
-        let committed = transaction.commit(&self.gateway.shards, &self.gateway.copies).await;
+        // A schema change may have filled storage of reference tables wherever it went.
+        let changed = if ddl.is_some() { transaction.touched() } else { transaction.references() };
+        let changed = changed.clone();
+        let committed = transaction.commit(&self.gateway.shards).await;
+        // Whatever became of it: who looks for it by way of a copy must find it.
+        changed.into_iter().for_each(|shard| self.gateway.copies.changed(shard));
         let result = match (committed, ddl) {
             (Ok(()), Some(ddl)) => ddl.commit().await.map(drop),
             (committed, _) => committed,

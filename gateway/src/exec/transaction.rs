@@ -6,10 +6,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use cortex_shard_api::{LogIndex, ShardError, ShardId, TxnId, client::ShardClient};
+use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use futures::future::join_all;
 
-use super::{copies::Copies, gateway::Shards};
+use super::gateway::Shards;
 use crate::error::{PgError, SqlState};
 
 /// Savepoints inside each other in one transaction.
@@ -83,11 +83,6 @@ impl Transaction {
         self.references.contains(&primary)
     }
 
-    /// Whether it wrote any reference table.
-    pub fn wrote_references(&self) -> bool {
-        !self.references.is_empty()
-    }
-
     pub fn touched(&self) -> &BTreeSet<ShardId> {
         &self.touched
     }
@@ -146,31 +141,17 @@ impl Transaction {
         self.touched.iter().map(|shard| shards.get(*shard)).collect()
     }
 
-    /// Commits on every shard that it touched, and tells `copies` which of them changed reference tables.
-    pub async fn commit(self, shards: &Shards, copies: &Copies) -> Result<(), PgError> {
-        let result = self.commit_each(shards, copies).await;
-        if result.is_err() {
-            // It may have been committed all the same; who looks for it by way of a copy must find it.
-            for source in &self.references {
-                let _ = copies.refresh(*source).await;
-            }
-        }
-        result
+    /// Shards on which it wrote primary copies of reference tables.
+    pub fn references(&self) -> &BTreeSet<ShardId> {
+        &self.references
     }
 
-    async fn commit_each(&self, shards: &Shards, copies: &Copies) -> Result<(), PgError> {
-        let committed = |shard: ShardId, index: LogIndex| {
-            if self.references.contains(&shard) {
-                copies.committed(shard, index);
-            }
-        };
+    /// Commits on every shard that it touched.
+    pub async fn commit(self, shards: &Shards) -> Result<(), PgError> {
         let clients = self.clients(shards)?;
         if let [client] = &clients[..] {
             return match client.commit(self.id).await {
-                Ok(index) => {
-                    committed(client.id(), index);
-                    Ok(())
-                }
+                Ok(_) => Ok(()),
                 Err(error) => {
                     // Best effort: the shard has undone it already, or is gone, or never got the commit, and then
                     // would keep the locks for ever. To a transaction that was committed it does nothing.
@@ -189,9 +170,7 @@ impl Transaction {
         let outcomes: Vec<(ShardId, Result<(), ShardError>)> = clients
             .iter()
             .zip(outcomes)
-            .map(|(client, outcome)| {
-                (client.id(), outcome.map(|index| committed(client.id(), index)))
-            })
+            .map(|(client, outcome)| (client.id(), outcome.map(|_| ())))
             .collect();
         let result = report(&outcomes);
         if result.is_err() {

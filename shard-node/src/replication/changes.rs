@@ -11,7 +11,7 @@ use cortex_shard_api::{
     key::storage_prefix,
 };
 
-use super::{Mark, keyspace, storages};
+use super::{Link, keyspace, storages};
 use crate::{
     entry::{Entry, OpReader},
     log::LogError,
@@ -66,8 +66,8 @@ pub(crate) fn of_log(core: &Core, cursor: CopyCursor) -> Result<Changes, ShardEr
 fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor), Stop> {
     let published = core.published.load_full();
     let end = published.applied;
-    let newest = Mark::newest(&*published.snapshot).map_err(|e| Stop::of_storage(core.id, e))?;
-    let newest = newest.map(|mark| mark.index).unwrap_or_default();
+    let newest = Link::newest(&*published.snapshot).map_err(|e| Stop::of_storage(core.id, e))?;
+    let newest = newest.map(|link| link.index).unwrap_or_default();
     if after > end {
         // A position in another history: of a log that was lost and begun anew.
         return Err(Stop::Purged);
@@ -81,7 +81,7 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
     if newest < start {
         return Err(Stop::Purged);
     }
-    // Behind a purge, the first mark that is left tells whether one before it is gone.
+    // Behind a purge, the first link that is left tells whether one before it is gone.
     let mut is_gapless = start.0 == after.0 + 1;
     let (mut n_bytes, mut n_looked_through) = (0, 0);
     for entry in core.log.replay(start..LogIndex(end.0 + 1)) {
@@ -90,14 +90,14 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
         let decoded = Entry::decode(&entry.payload);
         match decoded.map_err(|error| Stop::of_storage(core.id, error))? {
             Entry::Batch { ops, .. } => {
-                if let Some((mark, ops)) = marked(ops).map_err(|e| Stop::of_storage(core.id, e))? {
-                    check_gap(&mark, after, &mut is_gapless)?;
-                    n_bytes += take(core, &mark, ops, &mut entries)?;
+                if let Some((link, ops)) = linked(ops).map_err(|e| Stop::of_storage(core.id, e))? {
+                    check_gap(&link, after, &mut is_gapless)?;
+                    n_bytes += take(core, &link, ops, &mut entries)?;
                 }
             }
             Entry::Commit { first, .. } => {
-                if let Some(mark) = mark_of_chunks(core, first)? {
-                    check_gap(&mark, after, &mut is_gapless)?;
+                if let Some(link) = link_of_chunks(core, first)? {
+                    check_gap(&link, after, &mut is_gapless)?;
                     if entries.is_empty() {
                         let part = CopyPart { first, next: first, commit: entry.index };
                         return read_part(core, part);
@@ -119,9 +119,9 @@ fn read_log(core: &Core, after: LogIndex) -> Result<(Vec<CopyEntry>, CopyCursor)
     Ok((entries, next))
 }
 
-/// Refuses the first mark behind a purge if a reader that is at `after` has missed the one before it.
-fn check_gap(mark: &Mark, after: LogIndex, is_gapless: &mut bool) -> Result<(), Stop> {
-    if !*is_gapless && mark.previous > after {
+/// Refuses the first link behind a purge if a reader that is at `after` has missed the one before it.
+fn check_gap(link: &Link, after: LogIndex, is_gapless: &mut bool) -> Result<(), Stop> {
+    if !*is_gapless && link.previous > after {
         return Err(Stop::Purged);
     }
     *is_gapless = true;
@@ -131,8 +131,8 @@ fn check_gap(mark: &Mark, after: LogIndex, is_gapless: &mut bool) -> Result<(), 
 /// The next chunk of a big transaction that has one for copies.
 fn read_part(core: &Core, mut part: CopyPart) -> Result<(Vec<CopyEntry>, CopyCursor), Stop> {
     let corrupt = |what: &str| Stop::of_storage(core.id, StorageError::Corrupt(what.to_owned()));
-    let mark = mark_of_chunks(core, part.first)?;
-    let mark = mark.ok_or_else(|| corrupt("a part of a transaction without reference tables"))?;
+    let link = link_of_chunks(core, part.first)?;
+    let link = link.ok_or_else(|| corrupt("a part of a transaction without reference tables"))?;
     let mut entries = Vec::new();
     let mut n_bytes = 0;
     for entry in core.log.replay(part.next..part.commit) {
@@ -142,7 +142,7 @@ fn read_part(core: &Core, mut part: CopyPart) -> Result<(Vec<CopyEntry>, CopyCur
         else {
             return Err(corrupt("a transaction has an entry that is no chunk"));
         };
-        n_bytes += take(core, &mark, ops, &mut entries)?;
+        n_bytes += take(core, &link, ops, &mut entries)?;
         part.next = LogIndex(entry.index.0 + 1);
         if n_bytes >= ANSWER_BYTES {
             break;
@@ -156,8 +156,8 @@ fn read_part(core: &Core, mut part: CopyPart) -> Result<(Vec<CopyEntry>, CopyCur
     Ok((entries, next))
 }
 
-/// The mark of a transaction whose chunks begin at `first`.
-fn mark_of_chunks(core: &Core, first: LogIndex) -> Result<Option<Mark>, Stop> {
+/// The link of a transaction whose chunks begin at `first`.
+fn link_of_chunks(core: &Core, first: LogIndex) -> Result<Option<Link>, Stop> {
     let read = core.log.read(first..LogIndex(first.0 + 1), 1);
     let chunk = read.map_err(|error| Stop::of_log(core.id, error))?;
     let corrupt = |what: &str| Stop::of_storage(core.id, StorageError::Corrupt(what.to_owned()));
@@ -165,23 +165,23 @@ fn mark_of_chunks(core: &Core, first: LogIndex) -> Result<Option<Mark>, Stop> {
     let decoded = Entry::decode(&chunk.payload);
     match decoded.map_err(|error| Stop::of_storage(core.id, error))? {
         Entry::Chunk { ops } => {
-            let marked = marked(ops).map_err(|error| Stop::of_storage(core.id, error))?;
-            Ok(marked.map(|(mark, _)| mark))
+            let linked = linked(ops).map_err(|error| Stop::of_storage(core.id, error))?;
+            Ok(linked.map(|(link, _)| link))
         }
         _ => Err(corrupt("a commit record names what is no chunk")),
     }
 }
 
-/// The mark in front of operations, if they have one.
-fn marked(mut ops: OpReader) -> Result<Option<(Mark, OpReader)>, StorageError> {
+/// The link in front of operations, if they have one.
+fn linked(mut ops: OpReader) -> Result<Option<(Link, OpReader)>, StorageError> {
     let Some(first) = ops.next().transpose()? else { return Ok(None) };
-    Ok(Mark::of_op(&first)?.map(|mark| (mark, ops)))
+    Ok(Link::of_op(&first)?.map(|link| (link, ops)))
 }
 
 /// Collects what belongs to copies; returns its size.
 fn take(
     core: &Core,
-    mark: &Mark,
+    link: &Link,
     ops: OpReader,
     entries: &mut Vec<CopyEntry>,
 ) -> Result<usize, Stop> {
@@ -193,7 +193,7 @@ fn take(
             Keyspace::Index => CopyKeyspace::Index,
             Keyspace::Kv | Keyspace::Meta => continue,
         };
-        if mark.storages.contains(&storage_of(&op.key)) {
+        if link.storages.contains(&storage_of(&op.key)) {
             n_bytes += op.key.len() + op.value.as_ref().map_or(0, Bytes::len);
             entries.push(CopyEntry { keyspace, key: op.key, value: op.value });
         }

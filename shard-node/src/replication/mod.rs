@@ -4,12 +4,12 @@
 //! made them (`changes`), and applying them on another (`follow`). Not here: who waits for a copy (the gateway).
 //!
 //! ```text
-//!   primary's shard: commit ─► log entry, marked with the storages of reference tables that it changes
+//!   primary's shard: commit ─► log entry, with a link that names the storages of reference tables that it changes
 //!                                  │ read_changes: in log order, in parts, or pages of a snapshot
 //!   copy's shard:    follow ─► one transaction: keys and values as stored + the position reached
 //! ```
 //!
-//! - A mark names the mark before it. So a reader knows that it missed nothing, however much of the log is purged, and takes
+//! - A link names the link before it. So a reader knows that it missed nothing, however much of the log is purged, and takes
 //!   pages of a snapshot when it did.
 //! - A copy's changes and its position are one entry of its own log: after a crash it goes on where it was.
 //! - What comes from one transaction becomes visible at once; changes of several transactions may.
@@ -25,8 +25,8 @@ use cortex_shard_api::{LogIndex, ShardId, StorageId, copies::CopyKeyspace};
 
 use crate::storage::{KeyRange, Keyspace, Op, StorageError, StorageSnapshot};
 
-/// `Keyspace::Meta`: the newest mark. The first operation of every transaction that changed reference tables here.
-const MARK_KEY: &[u8] = b"copied/mark";
+/// `Keyspace::Meta`: the newest link. The first operation of every transaction that changed reference tables here.
+const LINK_KEY: &[u8] = b"copied/link";
 
 /// `Keyspace::Meta`: storages of reference tables whose primary copy is here, `[prefix][storage u32 BE]`.
 const STORAGE_PREFIX: &[u8] = b"copied/storage/";
@@ -40,16 +40,16 @@ pub(crate) type Positions = BTreeMap<ShardId, LogIndex>;
 
 /// What a transaction says in the log about the reference tables that it changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct Link {
     /// The transaction's first entry.
     pub index: LogIndex,
-    /// The index of the mark before it; 0 for the first.
+    /// The index of the link before it; 0 for the first.
     pub previous: LogIndex,
     /// Storages of its reference tables and of their indexes.
     pub storages: BTreeSet<StorageId>,
 }
 
-impl Mark {
+impl Link {
     fn encode(&self) -> Bytes {
         let mut bytes = Vec::with_capacity(16 + 4 * self.storages.len());
         bytes.put_u64(self.index.0);
@@ -58,54 +58,54 @@ impl Mark {
         Bytes::from(bytes)
     }
 
-    fn decode(mut bytes: Bytes) -> Result<Mark, StorageError> {
-        let cut_off = |_| StorageError::Corrupt("a mark of reference tables is cut off".to_owned());
+    fn decode(mut bytes: Bytes) -> Result<Link, StorageError> {
+        let cut_off = |_| StorageError::Corrupt("a link of reference tables is cut off".to_owned());
         let index = LogIndex(bytes.try_get_u64().map_err(cut_off)?);
         let previous = LogIndex(bytes.try_get_u64().map_err(cut_off)?);
         let mut storages = BTreeSet::new();
         while bytes.has_remaining() {
             storages.insert(StorageId(bytes.try_get_u32().map_err(cut_off)?));
         }
-        Ok(Mark { index, previous, storages })
+        Ok(Link { index, previous, storages })
     }
 
-    /// The mark that an operation is; it can only be a transaction's first one.
-    pub(crate) fn of_op(op: &Op) -> Result<Option<Mark>, StorageError> {
+    /// The link that an operation is; it can only be a transaction's first one.
+    pub(crate) fn of_op(op: &Op) -> Result<Option<Link>, StorageError> {
         match &op.value {
-            Some(value) if op.keyspace == Keyspace::Meta && op.key == MARK_KEY => {
-                Mark::decode(value.clone()).map(Some)
+            Some(value) if op.keyspace == Keyspace::Meta && op.key == LINK_KEY => {
+                Link::decode(value.clone()).map(Some)
             }
             Some(_) | None => Ok(None),
         }
     }
 
     /// The newest one of a state.
-    pub(crate) fn newest(snapshot: &dyn StorageSnapshot) -> Result<Option<Mark>, StorageError> {
-        snapshot.get(Keyspace::Meta, MARK_KEY)?.map(Mark::decode).transpose()
+    pub(crate) fn newest(snapshot: &dyn StorageSnapshot) -> Result<Option<Link>, StorageError> {
+        snapshot.get(Keyspace::Meta, LINK_KEY)?.map(Link::decode).transpose()
     }
 }
 
 /// What the sequencer knows of the reference tables whose primary copy is here.
 #[derive(Debug, Default)]
-pub(crate) struct Marks {
+pub(crate) struct Links {
     newest: LogIndex,
     storages: BTreeSet<StorageId>,
 }
 
-impl Marks {
-    pub(crate) fn load(snapshot: &dyn StorageSnapshot) -> Result<Marks, StorageError> {
-        let newest = Mark::newest(snapshot)?.map(|mark| mark.index).unwrap_or_default();
-        Ok(Marks { newest, storages: storages(snapshot)? })
+impl Links {
+    pub(crate) fn load(snapshot: &dyn StorageSnapshot) -> Result<Links, StorageError> {
+        let newest = Link::newest(snapshot)?.map(|link| link.index).unwrap_or_default();
+        Ok(Links { newest, storages: storages(snapshot)? })
     }
 
     /// What the transaction with its first entry at `index` logs in front of its changes, keys ascending.
     pub(crate) fn ops(&self, index: LogIndex, changed: &BTreeSet<StorageId>) -> Vec<Op> {
         let op = |key, value| Op { keyspace: Keyspace::Meta, key, value: Some(value) };
-        let mark = Mark { index, previous: self.newest, storages: changed.clone() };
-        let mark = op(Bytes::from_static(MARK_KEY), mark.encode());
+        let link = Link { index, previous: self.newest, storages: changed.clone() };
+        let link = op(Bytes::from_static(LINK_KEY), link.encode());
         let new = changed.difference(&self.storages);
         let new = new.map(|storage| op(storage_key(*storage), Bytes::from_static(b"1")));
-        std::iter::once(mark).chain(new).collect()
+        std::iter::once(link).chain(new).collect()
     }
 
     /// The transaction is in the log.
@@ -157,8 +157,8 @@ pub(crate) fn positions(
             positions.insert(ShardId(u32::from_be_bytes(*source)), position);
         }
     }
-    if let Some(mark) = Mark::newest(snapshot)? {
-        positions.insert(shard, mark.index);
+    if let Some(link) = Link::newest(snapshot)? {
+        positions.insert(shard, link.index);
     }
     Ok(positions)
 }

@@ -20,7 +20,7 @@ use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
     log::{Entry as LogEntry, LogError, ShardLog},
     recovery::Applier,
-    replication::{Marks, Positions, position_op},
+    replication::{Links, Positions, position_op},
     stats::{Counters, DeltaSum},
     storage::{FlushToken, Keyspace, Op, Storage, StorageError},
 };
@@ -139,7 +139,7 @@ pub(crate) struct Sequencer {
     requests: mpsc::Receiver<Request>,
     /// The index of the next entry.
     next: LogIndex,
-    marks: Marks,
+    links: Links,
 }
 
 /// Entries of the group that is being made.
@@ -160,10 +160,10 @@ impl Sequencer {
     pub(crate) fn new(
         core: Arc<Core>,
         requests: mpsc::Receiver<Request>,
-        marks: Marks,
+        links: Links,
     ) -> Sequencer {
         let next = LogIndex(core.log.last_index().0 + 1);
-        Sequencer { core, requests, next, marks }
+        Sequencer { core, requests, next, links }
     }
 
     /// Serves until `Stop`, or until nobody can ask any more.
@@ -234,7 +234,7 @@ impl Sequencer {
             self.check_position(follows)?;
         }
         let first = self.next;
-        let marks = if copied.is_empty() { Vec::new() } else { self.marks.ops(first, &copied) };
+        let links = if copied.is_empty() { Vec::new() } else { self.links.ops(first, &copied) };
         let push = |writer: &mut OpWriter, write: &FinalWrite| match follows {
             Some(_) => writer.push_stored(write.keyspace, &write.key, write.value.as_deref()),
             None => writer.push(write.keyspace, &write.key, write.value.as_deref(), first),
@@ -263,7 +263,7 @@ impl Sequencer {
                 all.push(write);
             }
             let mut writer = OpWriter::batch(&sum.finish());
-            marks.iter().for_each(|op| put_op(&mut writer, op));
+            links.iter().for_each(|op| put_op(&mut writer, op));
             all.iter().for_each(|write| push(&mut writer, write));
             finish(&mut writer);
             self.push(group, writer.finish())
@@ -272,7 +272,7 @@ impl Sequencer {
             self.write_out(group)?;
             let mut n_chunks = 0;
             let mut writer = OpWriter::chunk();
-            marks.iter().for_each(|op| put_op(&mut writer, op));
+            links.iter().for_each(|op| put_op(&mut writer, op));
             for write in final_writes {
                 let write = write.map_err(|error| storage_error(id, error))?;
                 count(&mut sum, &write);
@@ -291,7 +291,7 @@ impl Sequencer {
             self.push(group, entry::commit(first, n_chunks, &sum.finish()))
         };
         if !copied.is_empty() {
-            self.marks.logged(first, &copied);
+            self.links.logged(first, &copied);
             group.copies.push((id, first));
         }
         group.copies.extend(follows.map(|follows| (follows.source, follows.to)));

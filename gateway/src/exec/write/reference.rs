@@ -4,10 +4,12 @@
 //! wait for. A referencing row is checked against the copy on its own shard. That is right as long as parents only come:
 //! so a row of a reference table that another shard may refer to can neither be deleted nor get another key.
 
+use std::collections::BTreeSet;
+
 use cortex_shard_api::{
     ShardId, TableDescriptor,
     client::{OnConflict, WriteOp},
-    descriptor::Placement,
+    descriptor::{ForeignKeyDescriptor, Placement, ReferentialAction},
 };
 
 use super::{Session, WriteRun, is_reference};
@@ -64,9 +66,16 @@ impl Session {
     }
 }
 
+/// What a statement does to rows of a table, itself or by a cascade.
+struct Touched<'a> {
+    table: &'a TableDescriptor,
+    /// Positions of the assigned columns; `None` deletes rows.
+    assigned: Option<Vec<usize>>,
+}
+
 /// 0A000 for an operation that takes a key away which rows on other shards may refer to.
 fn keep_parents(run: &WriteRun, shard: ShardId, op: &WriteOp) -> Result<(), PgError> {
-    let assigned: Option<Vec<usize>> = match op {
+    let assigned = match op {
         WriteOp::Delete { .. } | WriteOp::DeleteByKey { .. } => None,
         WriteOp::Update { assigned, .. } => Some(assigned.clone()),
         WriteOp::UpdateByKey { assignments, .. }
@@ -75,29 +84,53 @@ fn keep_parents(run: &WriteRun, shard: ShardId, op: &WriteOp) -> Result<(), PgEr
         }
         WriteOp::Insert { .. } => return Ok(()),
     };
-    for child in run.related.iter() {
-        if child.shards() == [shard] || primary(child) == Some(shard) {
-            continue;
-        }
-        let to_parent =
-            child.foreign_keys.iter().filter(|foreign_key| foreign_key.parent == run.table.oid);
-        for foreign_key in to_parent {
-            let is_key = |position: &usize| foreign_key.parent_columns.contains(position);
-            if assigned.as_ref().is_none_or(|assigned| assigned.iter().any(is_key)) {
-                return Err(PgError::new(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    format!(
-                        "cannot delete or change keys of reference table \"{}\" while table \"{}\" on other shards refers to it",
-                        run.table.name, child.name
-                    ),
-                )
-                .with_detail(format!(
-                    "Foreign key constraint \"{}\" is enforced by each shard of \"{}\" alone.",
-                    foreign_key.name, child.name
-                ))
-                .with_hint("Drop the constraint first, or keep the row and mark it as no longer in use."));
+    let mut seen = BTreeSet::new();
+    let mut open = vec![Touched { table: &run.table, assigned }];
+    while let Some(touched) = open.pop() {
+        let keys = std::iter::once(&run.table)
+            .chain(run.related.iter())
+            .flat_map(|child| child.foreign_keys.iter().map(move |key| (child, key)))
+            .filter(|(_, key)| key.parent == touched.table.oid);
+        for (child, key) in keys {
+            let is_key = |position: &usize| key.parent_columns.contains(position);
+            if touched.assigned.as_ref().is_some_and(|assigned| !assigned.iter().any(is_key)) {
+                continue;
+            }
+            if child.shards() != [shard] && primary(child) != Some(shard) {
+                return Err(referred_to(touched.table, child, key));
+            }
+            let action = if touched.assigned.is_some() { key.on_update } else { key.on_delete };
+            let assigned = match action {
+                ReferentialAction::NoAction | ReferentialAction::Restrict => continue,
+                ReferentialAction::Cascade if touched.assigned.is_none() => None,
+                ReferentialAction::Cascade
+                | ReferentialAction::SetNull
+                | ReferentialAction::SetDefault => Some(key.columns.clone()),
+            };
+            // Once for each way in which a foreign key can pass it on.
+            if seen.insert((key.oid, assigned.is_none())) {
+                open.push(Touched { table: child, assigned });
             }
         }
     }
     Ok(())
+}
+
+fn referred_to(
+    parent: &TableDescriptor,
+    child: &TableDescriptor,
+    key: &ForeignKeyDescriptor,
+) -> PgError {
+    PgError::new(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!(
+            "cannot delete or change keys of reference table \"{}\" while table \"{}\" on other shards refers to it",
+            parent.name, child.name
+        ),
+    )
+    .with_detail(format!(
+        "Foreign key constraint \"{}\" is enforced by each shard of \"{}\" alone.",
+        key.name, child.name
+    ))
+    .with_hint("Drop the constraint first, or keep the row and mark it as no longer in use.")
 }

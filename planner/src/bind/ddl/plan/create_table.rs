@@ -1,6 +1,8 @@
 //! CREATE TABLE.
 
-use super::{Ddl, placement::check_options, table::empty_table};
+use cortex_shard_api::{Oid, descriptor::Placement};
+
+use super::{Ddl, Work, placement::check_options, table::empty_table};
 use crate::{
     PlanError, PlanErrorKind,
     bind::ddl::{ColumnDefinition, ConstraintDefinition, ConstraintKind, CreateTable, LikeClause},
@@ -47,9 +49,22 @@ impl Ddl<'_> {
         let parents: Vec<_> = table.descriptor.foreign_keys.iter().map(|key| key.parent).collect();
         self.catalog.put_table(table);
         for parent in parents {
+            self.wait_for_reference(parent, oid)?;
             self.catalog.refresh_referenced_by(parent);
         }
         self.created = Some(oid);
+        Ok(())
+    }
+
+    /// Rows of the new table on other shards are checked against copies of a reference table, which show rows until their
+    /// deletion commits: deletions that are under way must end before there can be such rows.
+    fn wait_for_reference(&mut self, parent: Oid, child: Oid) -> Result<(), PlanError> {
+        if parent != child {
+            let parent = self.table_by_oid(parent)?;
+            if matches!(parent.descriptor.placement, Placement::Reference(_)) {
+                self.work.push(Work::Lock(parent.descriptor.clone()));
+            }
+        }
         Ok(())
     }
 
