@@ -81,7 +81,7 @@ impl WriteRun {
     /// Whether a shard that got some of the statement's rows must also get its last request, even without rows: it has
     /// put off foreign keys until then.
     fn needs_last_request(&self) -> bool {
-        self.table.refers_to_itself() && !is_reference(&self.table)
+        self.table.refers_to_itself()
     }
 
     /// An expression for a shard: what needs the session and no row is a constant by then.
