@@ -24,8 +24,8 @@ impl Binder<'_> {
         self.bind_whole(query, None)
     }
 
-    /// Binds the query of an INSERT: its columns are cast to the targets as assignments are. 42601 when there are more columns
-    /// than targets; fewer are the caller's matter.
+    /// Binds the query of an INSERT: literals and parameters without a type in its select list take those of the targets. 42601
+    /// when there are more columns than targets; fewer, and casts of other columns, are the caller's matter.
     pub fn bind_query_into(
         &mut self,
         query: &Query,

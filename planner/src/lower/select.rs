@@ -321,11 +321,13 @@ impl Binder<'_> {
         targets: Option<&[Target<'_>]>,
         keep_identities: bool,
     ) -> Result<Relational, PlanError> {
+        // DISTINCT compares the values, as text where nothing says otherwise.
+        let targets = targets.filter(|_| matches!(stage.distinct, StageDistinct::No));
         for (index, item) in stage.items.iter_mut().enumerate() {
             let expr = item.expr.clone();
             item.expr = match targets.and_then(|targets| targets.get(index)) {
-                Some(target) => self.assign(expr, *target)?,
-                None => self.default_to_text(expr)?,
+                Some(target) if expr.ty.ty == SqlType::Unknown => self.assign(expr, *target)?,
+                Some(_) | None => self.default_to_text(expr)?,
             };
         }
         self.check_distinct(&stage)?;

@@ -138,7 +138,11 @@ impl Binder<'_> {
         query: &Query,
     ) -> Result<InsertSource, PlanError> {
         let Destination { table, targets, is_implicit, overriding } = into;
-        let query = self.bind_query(query)?;
+        let columns = &table.descriptor.columns;
+        let wanted = targets.iter().map(|position| &columns[*position]);
+        let wanted: Vec<Target<'_>> =
+            wanted.map(|column| Target { column: &column.name, ty: column.ty }).collect();
+        let query = self.bind_query_into(query, &wanted)?;
         check_width(targets.len(), query.columns.len(), is_implicit)?;
         let mut row = default_row(table);
         for (index, (position, output)) in targets.iter().zip(query.columns.iter()).enumerate() {
