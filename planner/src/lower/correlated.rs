@@ -57,6 +57,8 @@ fn computes_over_outer(plan: &LogicalPlan) -> bool {
             matches!(&*filter.input, LogicalPlan::Aggregate(it) if correlated(&it.input))
         }
         LogicalPlan::Join(join) => join.join_type != JoinType::Inner && correlated(plan),
+        // What is pulled up would be a column more of the first term, and none of the steps.
+        LogicalPlan::RecursiveQuery(_) => correlated(plan),
         _ => false,
     };
     here || plan.inputs().into_iter().any(computes_over_outer)

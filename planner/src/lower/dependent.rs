@@ -10,14 +10,16 @@
 use std::sync::Arc;
 
 use datafusion::{
+    catalog::cte_worktable::CteWorkTable,
     common::{
         Column, ExprSchema, JoinType, TableReference,
         tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
+    datasource::provider_as_source,
     functions::core::expr_fn::coalesce,
     logical_expr::{
         Aggregate, Distinct, Expr, Join, Limit, LogicalPlan, LogicalPlanBuilder, Operator,
-        Projection, Union, Window, cast, lit,
+        Projection, RecursiveQuery, TableScan, Union, Window, cast, lit,
     },
     scalar::ScalarValue,
 };
@@ -46,6 +48,18 @@ struct Push<'b, 'n> {
     domain: Domain,
     /// The columns of the outer plan that are named.
     named: Vec<Column>,
+    /// Recursive queries whose step is being moved through.
+    work: Vec<WorkTable>,
+}
+
+/// What the step of a recursive query reads, with the domain's columns in front of its own.
+struct WorkTable {
+    /// Its name in the plan that is moved through.
+    before: String,
+    name: String,
+    provider: Arc<CteWorkTable>,
+    domain: Vec<String>,
+    own: Vec<String>,
 }
 
 /// A plan with the domain's columns, in the order of `Push::named`, behind them those that are only carried.
@@ -76,7 +90,8 @@ impl Binder<'_> {
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
         let domain = Domain::Values(values);
-        let pushed = Push { binder: self, domain, named: named.clone() }.push(subquery)?;
+        let pushed =
+            Push { binder: self, domain, named: named.clone(), work: Vec::new() }.push(subquery)?;
         Ok(pushed.map(|pushed| Dependent {
             keys: named.into_iter().zip(pushed.domain).collect(),
             plan: pushed.plan,
@@ -92,7 +107,9 @@ impl Binder<'_> {
         let named = outer_columns(subquery);
         let columns = carried(&named, outer);
         let domain = Domain::Rows(Some(outer.clone()));
-        let Some(pushed) = (Push { binder: self, domain, named }).push(subquery)? else {
+        let Some(pushed) =
+            (Push { binder: self, domain, named, work: Vec::new() }).push(subquery)?
+        else {
             return Ok(None);
         };
         // The outer columns get their names back.
@@ -179,7 +196,7 @@ pub(super) fn join_on_domain(
 
 impl Push<'_, '_> {
     fn push(&mut self, plan: &LogicalPlan) -> Result<Option<Pushed>, PlanError> {
-        if plan.all_out_ref_exprs().is_empty() {
+        if !self.needs_domain(plan) {
             return self.place(plan);
         }
         match plan {
@@ -228,6 +245,8 @@ impl Push<'_, '_> {
                 self.built(plan, input.domain)
             }
             LogicalPlan::Union(union) => self.push_union(union),
+            LogicalPlan::RecursiveQuery(query) => self.push_recursive(query),
+            LogicalPlan::TableScan(scan) => self.push_work_table(scan),
             LogicalPlan::Values(values) => {
                 // A row that names outer columns is a projection of the domain.
                 let mut rows = Vec::new();
@@ -481,10 +500,87 @@ impl Push<'_, '_> {
         self.built(plan, domain)
     }
 
+    /// Whether it names the outer row, or reads rows that carry the domain already.
+    fn needs_domain(&self, plan: &LogicalPlan) -> bool {
+        let reads_work_table = plan.exists(|node| {
+            Ok(matches!(node, LogicalPlan::TableScan(scan) if self.work_table(scan).is_some()))
+        });
+        !plan.all_out_ref_exprs().is_empty() || reads_work_table.unwrap_or(true)
+    }
+
+    fn work_table(&self, scan: &TableScan) -> Option<&WorkTable> {
+        self.work.iter().rev().find(|work| work.before == scan.table_name.table())
+    }
+
+    /// Each value of the domain has a recursion of its own; all of them take their steps together.
+    fn push_recursive(&mut self, query: &RecursiveQuery) -> Result<Option<Pushed>, PlanError> {
+        let outputs = query.static_term.schema().columns();
+        let Some(start) = self.push(&query.static_term)? else { return Ok(None) };
+        let domain: Vec<String> =
+            start.domain.iter().map(|_| self.binder.fresh("domain")).collect();
+        let own: Vec<String> = outputs.iter().map(|_| self.binder.fresh("step")).collect();
+        let start = in_order(start, outputs, &domain, &own)?;
+        let fields = start.schema().fields().iter();
+        let fields: Vec<_> =
+            fields.map(|field| field.as_ref().clone().with_nullable(true)).collect();
+        let name = self.binder.fresh("work");
+        let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(fields));
+        let provider = Arc::new(CteWorkTable::new(&name, schema));
+        self.work.push(WorkTable {
+            before: query.name.clone(),
+            name: name.clone(),
+            provider,
+            domain: domain.clone(),
+            own: own.clone(),
+        });
+        let step = self.push(&query.recursive_term);
+        self.work.pop();
+        let Some(step) = step? else { return Ok(None) };
+        let step = in_order(step, query.recursive_term.schema().columns(), &domain, &own)?;
+        let whole = LogicalPlanBuilder::from(start)
+            .to_recursive_query(name, step, query.is_distinct)
+            .and_then(|builder| builder.build())
+            .map_err(engine_error)?;
+        let mut columns = whole.schema().columns();
+        let outputs = columns.split_off(domain.len());
+        let exprs = outputs
+            .into_iter()
+            .zip(query.schema.columns())
+            .map(|(from, to)| renamed(Expr::Column(from), to));
+        let exprs: Vec<Expr> = domain_exprs(&columns).chain(exprs).collect();
+        let plan = LogicalPlanBuilder::from(whole).project(exprs);
+        self.built(plan, columns)
+    }
+
+    /// The rows of the step before, which have the domain's columns.
+    fn push_work_table(&mut self, scan: &TableScan) -> Result<Option<Pushed>, PlanError> {
+        let Some(work) = self.work_table(scan) else { return Ok(None) };
+        let source = provider_as_source(work.provider.clone());
+        let relation = TableReference::bare(work.name.clone());
+        let column = |name: &String| Expr::Column(Column::new(Some(relation.clone()), name));
+        let (carried, own) = (work.domain.clone(), work.own.clone());
+        let positions: Vec<usize> = match &scan.projection {
+            Some(positions) => positions.clone(),
+            None => (0..own.len()).collect(),
+        };
+        let (mut exprs, mut domain) = (Vec::new(), Vec::new());
+        for name in &carried {
+            let fresh = self.binder.fresh("domain");
+            exprs.push(column(name).alias(&fresh));
+            domain.push(Column::from_name(fresh));
+        }
+        for (position, to) in positions.into_iter().zip(scan.projected_schema.columns()) {
+            let Some(name) = own.get(position) else { return Ok(None) };
+            exprs.push(renamed(column(name), to));
+        }
+        let plan = LogicalPlanBuilder::scan(relation.clone(), source, None)
+            .and_then(|builder| builder.project(exprs));
+        self.built(plan, domain)
+    }
+
     /// The domain goes to the sides that need it: those that name the outer row, and the side whose rows are kept.
     fn push_join(&mut self, join: &Join) -> Result<Option<Pushed>, PlanError> {
-        let names = |plan: &LogicalPlan| !plan.all_out_ref_exprs().is_empty();
-        let (mut left, mut right) = (names(&join.left), names(&join.right));
+        let (mut left, mut right) = (self.needs_domain(&join.left), self.needs_domain(&join.right));
         match join.join_type {
             JoinType::Inner => left |= !right,
             JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => {
@@ -529,6 +625,21 @@ impl Push<'_, '_> {
         let plan = join_on_domain(on_left.plan, on_right.plan, &keys, join.join_type, condition)?;
         Ok(Some(Pushed { plan, domain }))
     }
+}
+
+/// The domain's columns and then the outputs, under these names.
+fn in_order(
+    pushed: Pushed,
+    outputs: Vec<Column>,
+    domain: &[String],
+    own: &[String],
+) -> Result<LogicalPlan, PlanError> {
+    let columns = pushed.domain.into_iter().zip(domain).chain(outputs.into_iter().zip(own));
+    let exprs: Vec<Expr> = columns.map(|(from, to)| Expr::Column(from).alias(to)).collect();
+    LogicalPlanBuilder::from(pushed.plan)
+        .project(exprs)
+        .and_then(|builder| builder.build())
+        .map_err(engine_error)
 }
 
 fn domain_exprs(domain: &[Column]) -> impl Iterator<Item = Expr> {
