@@ -77,7 +77,8 @@ impl Binder<'_> {
             return Ok(None);
         }
         let mut pull_up = PullUpCorrelatedExpr::new();
-        let rows = input.rewrite(&mut pull_up).data().map_err(engine_error)?;
+        // It fails where the columns that move up meet others of their name.
+        let Ok(rows) = input.rewrite(&mut pull_up).data() else { return Ok(None) };
         if !pull_up.can_pull_up || !rows.all_out_ref_exprs().is_empty() {
             return Ok(None);
         }

@@ -10,9 +10,11 @@
 use std::sync::Arc;
 
 use datafusion::{
+    arrow::datatypes::Fields,
     catalog::cte_worktable::CteWorkTable,
     common::{
         Column, ExprSchema, JoinType, TableReference,
+        metadata::FieldMetadata,
         tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     datasource::provider_as_source,
@@ -514,12 +516,14 @@ impl Push<'_, '_> {
 
     /// Each value of the domain has a recursion of its own; all of them take their steps together.
     fn push_recursive(&mut self, query: &RecursiveQuery) -> Result<Option<Pushed>, PlanError> {
+        // DataFusion wants the marks of both terms' fields to be equal.
+        let types = query.static_term.schema().fields().clone();
         let outputs = query.static_term.schema().columns();
         let Some(start) = self.push(&query.static_term)? else { return Ok(None) };
         let domain: Vec<String> =
             start.domain.iter().map(|_| self.binder.fresh("domain")).collect();
         let own: Vec<String> = outputs.iter().map(|_| self.binder.fresh("step")).collect();
-        let start = in_order(start, outputs, &domain, &own)?;
+        let start = in_order(start, outputs, &domain, &own, &types)?;
         let fields = start.schema().fields().iter();
         let fields: Vec<_> =
             fields.map(|field| field.as_ref().clone().with_nullable(true)).collect();
@@ -536,7 +540,7 @@ impl Push<'_, '_> {
         let step = self.push(&query.recursive_term);
         self.work.pop();
         let Some(step) = step? else { return Ok(None) };
-        let step = in_order(step, query.recursive_term.schema().columns(), &domain, &own)?;
+        let step = in_order(step, query.recursive_term.schema().columns(), &domain, &own, &types)?;
         let whole = LogicalPlanBuilder::from(start)
             .to_recursive_query(name, step, query.is_distinct)
             .and_then(|builder| builder.build())
@@ -633,9 +637,14 @@ fn in_order(
     outputs: Vec<Column>,
     domain: &[String],
     own: &[String],
+    fields: &Fields,
 ) -> Result<LogicalPlan, PlanError> {
-    let columns = pushed.domain.into_iter().zip(domain).chain(outputs.into_iter().zip(own));
-    let exprs: Vec<Expr> = columns.map(|(from, to)| Expr::Column(from).alias(to)).collect();
+    let marks = fields.iter().map(|field| Some(FieldMetadata::from(field.as_ref())));
+    let outputs = outputs.into_iter().zip(own).zip(marks);
+    let columns = pushed.domain.into_iter().zip(domain).map(|pair| (pair, None)).chain(outputs);
+    let exprs: Vec<Expr> = columns
+        .map(|((from, to), mark)| Expr::Column(from).alias_with_metadata(to, mark))
+        .collect();
     LogicalPlanBuilder::from(pushed.plan)
         .project(exprs)
         .and_then(|builder| builder.build())

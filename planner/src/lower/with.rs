@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use cortex_shard_api::value::arrow::field;
 use datafusion::{
     catalog::cte_worktable::CteWorkTable,
+    common::metadata::FieldMetadata,
     datasource::provider_as_source,
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
 };
@@ -102,7 +104,11 @@ impl Binder<'_> {
             ));
         }
         let start = self.bind_body_finished(left)?;
-        let start = self.rename(start, names, name)?;
+        let mut start = self.rename(start, names, name)?;
+        start.plan = typed_columns(start.plan, None, &start.columns)?;
+        for (column, plan) in start.columns.iter_mut().zip(start.plan.schema().columns()) {
+            column.column = plan;
+        }
         let table_name = self.qualifier(name);
         // A row of a later step may hold NULL where the first rows do not.
         let fields: Vec<_> = start
@@ -153,7 +159,7 @@ impl Binder<'_> {
                 .with_hint("Cast the output of the non-recursive term to the correct type."));
             }
         }
-        let step_plan = same_names(step.plan, &start.plan)?;
+        let step_plan = typed_columns(step.plan, Some(&start.plan), &start.columns)?;
         let start_columns = start.columns;
         let plan = LogicalPlanBuilder::from(start.plan)
             .to_recursive_query(table_name, step_plan, !all)
@@ -191,16 +197,27 @@ fn plan_is_correlated(plan: &LogicalPlan) -> bool {
     !plan.all_out_ref_exprs().is_empty()
 }
 
-/// The step's columns under the names of the start's.
-fn same_names(step: LogicalPlan, start: &LogicalPlan) -> Result<LogicalPlan, PlanError> {
-    let exprs: Vec<_> = step
+/// A term's columns under the names of the start's, and marked with their types: DataFusion wants the fields of both terms to be
+/// equal, and computed columns have no mark.
+fn typed_columns(
+    term: LogicalPlan,
+    start: Option<&LogicalPlan>,
+    columns: &[PlanColumn],
+) -> Result<LogicalPlan, PlanError> {
+    let names = start.unwrap_or(&term).schema().columns();
+    let exprs: Vec<_> = term
         .schema()
         .columns()
         .into_iter()
-        .zip(start.schema().columns())
-        .map(|(from, to)| datafusion::logical_expr::Expr::Column(from).alias(to.name))
+        .zip(names)
+        .zip(columns)
+        .map(|((from, to), column)| {
+            let field = field(&to.name, column.ty, true);
+            let mark = FieldMetadata::from(&field);
+            datafusion::logical_expr::Expr::Column(from).alias_with_metadata(to.name, Some(mark))
+        })
         .collect();
-    LogicalPlanBuilder::from(step)
+    LogicalPlanBuilder::from(term)
         .project(exprs)
         .and_then(|builder| builder.build())
         .map_err(engine_error)
