@@ -3,7 +3,7 @@
 use cortex_shard_api::{
     Datum, SqlType, TypeMod, ValueError, ValueErrorKind,
     value::{
-        ArrayValue, Interval, Numeric,
+        ArrayValue, Interval, Numeric, ValueSettings,
         text::{apply_typmod, parse},
     },
 };
@@ -190,7 +190,13 @@ fn from_float(value: f64, from: SqlType, to: SqlType) -> Result<Datum> {
 
 fn from_numeric(value: &Numeric, from: SqlType, to: SqlType) -> Result<Datum> {
     match to {
-        SqlType::Float8 => Ok(Datum::Float8(value.to_f64())),
+        SqlType::Float8 => match value.to_f64() {
+            // Beyond a double's range, or an infinity or zero that it is: the input function tells, as in Postgres.
+            float if float.is_infinite() || float == 0.0 => {
+                parse(to, &value.to_string(), &ValueSettings::default())
+            }
+            float => Ok(Datum::Float8(float)),
+        },
         SqlType::Float4 => from_float(value.to_f64(), SqlType::Float8, SqlType::Float4),
         to if to.is_integer() => {
             let special = value.to_string();

@@ -389,10 +389,7 @@ impl SqlSession for Session {
         parameters: Vec<Datum>,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
-        let offset = PreparedPlan::of(prepared)?.parsed.offset;
-        let result = self.run(prepared, parameters, autocommit).await;
-        let _ = offset;
-        result
+        self.run(prepared, parameters, autocommit).await
     }
 
     async fn sync(&mut self) -> Result<(), PgError> {
