@@ -188,10 +188,16 @@ fn sigterm_lets_statements_finish_and_loses_nothing() -> Result<()> {
     idle.simple("BEGIN; INSERT INTO t VALUES (2, 2)")?;
     let mut running = server.connect()?;
     let answer = thread::spawn(move || {
-        running.simple("INSERT INTO t SELECT 3, 3 FROM (SELECT pg_sleep(1)) s")
+        running.simple("INSERT INTO t SELECT 3, 3 FROM (SELECT pg_sleep(3)) s")
     });
     thread::sleep(Duration::from_millis(300));
     server.terminate()?;
+    // On a busy machine a signal takes its time.
+    let since = Instant::now();
+    while !server.log().contains("stopping:") {
+        ensure!(since.elapsed() < Duration::from_secs(30), "no sign of SIGTERM: {}", server.log());
+        thread::sleep(Duration::from_millis(20));
+    }
     let answer = answer.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
     ensure!(answer.context("the running statement")?.tag == "INSERT 0 1");
     match idle.simple("COMMIT") {
