@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use cortex_shard_api::{ShardError, StorageId, key::storage_prefix};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
@@ -123,6 +124,8 @@ impl Maintenance {
                     // The list of dropped storages is durable: the next open continues.
                     return Ok(());
                 }
+                // A key that was read is a slice of its block: kept in a memtable as it is, it would keep the rows too.
+                let key = Bytes::copy_from_slice(&key);
                 ops.push(Op { keyspace, key, value: None });
                 if ops.len() >= APPLY_OPS_MAX {
                     let ops = std::mem::take(&mut ops);

@@ -472,6 +472,8 @@ impl<'a> Applier<'a> {
             let prefix = cortex_shard_api::key::storage_prefix(storage);
             for entry in snapshot.range(keyspace, KeyRange::prefix(&prefix), false) {
                 let (key, _) = entry?;
+                // Not the slice of its block, which the memtable would keep whole.
+                let key = Bytes::copy_from_slice(&key);
                 self.ops.push(Op { keyspace, key, value: None });
                 if self.ops.len() >= APPLY_OPS_MAX {
                     self.flush()?;
