@@ -70,7 +70,13 @@ impl Statement<'_> {
         }
         self.lock_keys(table.oid, keys, LockMode::Update).await?;
         let view = self.view();
-        let free = self.free_ground(table, &view, &new_rows)?;
+        let free = match on_conflict {
+            OnConflict::Fail | OnConflict::DoNothing { .. } => {
+                self.free_ground(table, &view, &new_rows)?
+            }
+            // A row that is updated instead may get the very key of a later one.
+            OnConflict::DoUpdate { .. } => FreeGround::default(),
+        };
         let follows = !table.foreign_keys.is_empty();
         let mut affected = 0;
         let mut returned = Vec::new();

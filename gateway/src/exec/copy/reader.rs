@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use cortex_shard_api::{Datum, client::Row, value::ValueSettings};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{copy::format::CopyReader, error::PgError};
 
@@ -29,14 +29,15 @@ pub(super) struct RowReader {
     /// `None` once the data has ended.
     pieces: Option<mpsc::Sender<Bytes>>,
     rows: mpsc::Receiver<Result<Vec<Row>, PgError>>,
+    task: JoinHandle<()>,
 }
 
 impl RowReader {
     pub fn spawn(reader: CopyReader, layout: Layout) -> RowReader {
         let (pieces, from_session) = mpsc::channel(PIECES_AHEAD);
         let (to_session, rows) = mpsc::channel(BATCHES_AHEAD);
-        tokio::spawn(read(reader, layout, from_session, to_session));
-        RowReader { pieces: Some(pieces), rows }
+        let task = tokio::spawn(read(reader, layout, from_session, to_session));
+        RowReader { pieces: Some(pieces), rows, task }
     }
 
     /// Hands a piece on. `Some` are rows to write first: the piece was not taken, because the task waits for room.
@@ -63,7 +64,10 @@ impl RowReader {
 
     /// The next rows; `None` after the last, once `end` was called.
     pub async fn next(&mut self) -> Result<Option<Vec<Row>>, PgError> {
-        self.rows.recv().await.transpose()
+        match self.rows.recv().await {
+            Some(rows) => rows.map(Some),
+            None => (&mut self.task).await.map(|()| None).map_err(|_| gone()),
+        }
     }
 }
 
@@ -81,13 +85,14 @@ async fn read(
     loop {
         let piece = pieces.recv().await;
         let is_last = piece.is_none();
-        let batch = match piece {
-            Some(piece) => reader.push(&piece).and_then(|()| layout.rows(&mut reader)),
+        let taken = match piece {
+            Some(piece) => reader.push(&piece),
             None => {
                 reader.finish();
-                layout.rows(&mut reader)
+                Ok(())
             }
         };
+        let batch = taken.and_then(|()| layout.rows(&mut reader));
         let is_over = is_last || batch.is_err();
         if batch.as_ref().is_ok_and(Vec::is_empty) && !is_over {
             continue;
@@ -110,5 +115,43 @@ impl Layout {
             rows.push(values);
         }
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cortex_shard_api::{SqlType, TypeMod};
+
+    use super::*;
+    use crate::copy::{CopyColumn, CopyFormat, CopyOptions, CopyTarget};
+
+    fn spawn(positions: Vec<usize>) -> RowReader {
+        let column = CopyColumn { name: "a".to_owned(), ty: TypeMod::plain(SqlType::Int4) };
+        let target = CopyTarget { table: "t".to_owned(), columns: vec![column] };
+        let reader = CopyReader::new(CopyFormat::Csv, Arc::new(target), CopyOptions::csv());
+        let layout = Layout { width: 1, positions, settings: ValueSettings::default() };
+        RowReader::spawn(reader, layout)
+    }
+
+    #[tokio::test]
+    async fn rows_end_with_the_data_and_not_with_a_panic() {
+        let mut reader = spawn(vec![0]);
+        reader.push(&Bytes::from_static(b"1\n2")).await.expect("taken");
+        reader.end();
+        let mut rows = Vec::new();
+        while let Some(batch) = reader.next().await.expect("rows") {
+            rows.extend(batch);
+        }
+        assert!(
+            matches!(&rows[0][..], [Datum::Int4(1)]) && matches!(&rows[1][..], [Datum::Int4(2)])
+        );
+        assert_eq!(rows.len(), 2);
+        // A position that no row has: the task panics at the first row.
+        let mut reader = spawn(vec![7]);
+        reader.push(&Bytes::from_static(b"1\n")).await.expect("taken");
+        reader.end();
+        assert!(reader.next().await.is_err());
     }
 }
