@@ -15,6 +15,7 @@
 use crate::{
     keyword::Keyword,
     lexer::{is_word_start, skip_blanks, word_end},
+    parser::SHOWN,
     similar::distance,
 };
 
@@ -106,10 +107,6 @@ const SQL_WORDS: &[&str] = &[
     "VALUES",
     "WITH",
 ];
-
-/// What may stand behind SHOW in CortexQL.
-const SHOWN: &[Keyword] =
-    &[Keyword::Keyspaces, Keyword::Collections, Keyword::Shards, Keyword::Indexes];
 
 /// The language of the one statement of a text, or of its first.
 pub fn language_of(text: &str) -> Language {
@@ -220,7 +217,7 @@ impl<'a> Head<'a> {
         } else if is(first, "DROP") {
             matches!(self.next(), Lexeme::Word(word) if is_nearly(word, Keyword::Keyspace))
         } else if is(first, "SHOW") {
-            let is_shown = matches!(self.next(), Lexeme::Word(word) if SHOWN.iter().any(|shown| shown.is(word)));
+            let is_shown = matches!(self.next(), Lexeme::Word(word) if SHOWN.iter().any(|(shown, _)| shown.is(word)));
             // `shards.x` would be a setting.
             is_shown && !matches!(self.next(), Lexeme::Symbol('.'))
         } else {

@@ -178,6 +178,14 @@ impl TableDescriptor {
         self.live_columns().find(|(_, column)| column.name == name).map(|(position, _)| position)
     }
 
+    /// The shard with the primary copy of a reference table; `None` for other tables.
+    pub fn primary_copy(&self) -> Option<ShardId> {
+        match &self.placement {
+            Placement::Reference(copies) => copies.first().copied(),
+            Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => None,
+        }
+    }
+
     /// The epoch of the table's shard map; 0 where there is no map.
     pub fn epoch(&self) -> u64 {
         match &self.placement {

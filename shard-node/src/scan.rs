@@ -18,7 +18,7 @@ use cortex_shard_api::{
 use parking_lot::RwLock;
 
 use crate::{
-    storage::KeyRange,
+    storage::{KeyRange, after},
     txn::{sequencer::storage_error, snapshot::ReadView},
 };
 
@@ -176,7 +176,7 @@ impl Skips {
             return Ok(true);
         }
         if group.len() == GROUP_ROWS {
-            self.next = Some(Bytes::from([&last.key[..], &[0]].concat()));
+            self.next = Some(after(&last.key));
         }
         self.found = Box::new(group.into_iter().map(Ok));
         Ok(true)

@@ -27,7 +27,6 @@ use cortex_shard_api::{
         WriteRequest,
     },
     copies::{Changes, ChangesRequest},
-    descriptor::Placement,
 };
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -349,8 +348,8 @@ impl Shard {
 
     /// Notes that the transaction changes a table, which copies follow if it is a reference table.
     pub(crate) fn note_copied(&self, txn: &Txn, table: &TableDescriptor) -> Result<(), ShardError> {
-        let Placement::Reference(copies) = &table.placement else { return Ok(()) };
-        if copies.first() != Some(&self.core.id) {
+        let Some(primary) = table.primary_copy() else { return Ok(()) };
+        if primary != self.core.id {
             let what = format!("table {} is written past its primary copy", table.qualified_name());
             return Err(ShardError::Internal { shard: self.core.id, what });
         }

@@ -41,6 +41,14 @@ pub(crate) const FIRST_WORDS: &[Keyword] = &[
     Keyword::Rollback,
 ];
 
+/// What stands behind SHOW.
+pub(crate) const SHOWN: &[(Keyword, Show)] = &[
+    (Keyword::Keyspaces, Show::Keyspaces),
+    (Keyword::Collections, Show::Collections),
+    (Keyword::Shards, Show::Shards),
+    (Keyword::Indexes, Show::Indexes),
+];
+
 /// What stands behind `IN keyspace`.
 const KEYSPACE_WORDS: &[Keyword] = &[
     Keyword::Scan,
@@ -87,12 +95,7 @@ impl Parser<'_> {
             Keyword::Stats => {
                 Ok(Statement::Stats { name: self.name("the name of a keyspace or collection")? })
             }
-            Keyword::Show => Ok(Statement::Show(self.choice(&[
-                (Keyword::Keyspaces, Show::Keyspaces),
-                (Keyword::Collections, Show::Collections),
-                (Keyword::Shards, Show::Shards),
-                (Keyword::Indexes, Show::Indexes),
-            ])?)),
+            Keyword::Show => Ok(Statement::Show(self.choice(SHOWN)?)),
             Keyword::Explain => self.explain(),
             Keyword::Begin => self.transaction(Statement::Begin),
             Keyword::Commit => self.transaction(Statement::Commit),

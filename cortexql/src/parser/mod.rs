@@ -14,6 +14,7 @@ mod vector;
 
 #[cfg(test)]
 pub(crate) use self::admin::FIRST_WORDS;
+pub(crate) use self::admin::SHOWN;
 use crate::{
     ast::{Name, ParameterIndex, Statement, ValueKind},
     error::{Expected, Problem, SyntaxError},

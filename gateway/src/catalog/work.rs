@@ -17,7 +17,6 @@ use cortex_shard_api::{
         Access, OnConflict, Row, SCAN_ROWS_MAX, ScanRowsRequest, ScanSpec, TableLock, WriteOp,
         WriteRequest,
     },
-    descriptor::Placement,
     key, row,
 };
 
@@ -69,10 +68,7 @@ pub async fn run(
 
 /// Shards whose rows are read and written: of a reference table the one with the primary copy, which the others follow.
 fn written_shards(table: &TableDescriptor) -> Vec<ShardId> {
-    match &table.placement {
-        Placement::Reference(copies) => copies.iter().take(1).copied().collect(),
-        Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => table.shards(),
-    }
+    table.primary_copy().map_or_else(|| table.shards(), |primary| vec![primary])
 }
 
 fn note_storages(table: &TableDescriptor, fresh: &mut BTreeSet<StorageId>) {

@@ -21,7 +21,7 @@ use crate::{
 
 /// How often a statement is bound again. Each time another schema change must have ended while it waited, so only a
 /// client that changes a table without end gets here; then 40001 tells the others.
-const RERUNS_MAX: usize = 100;
+pub(super) const RERUNS_MAX: usize = 100;
 
 /// Between the commit of a schema change in the shards and the catalog that everybody sees; a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(5);

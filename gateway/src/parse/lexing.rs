@@ -3,9 +3,8 @@
 //! String literals with a line break between them are one literal; a sign after an operator stays a sign, as in `a>=-1`; a
 //! string is no alias.
 
+use cortex_planner::dialect::is_word;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Whitespace};
-
-use super::shim::is_word;
 
 /// `'a'` and on a later line `'b'` are one literal, as in the standard; on one line they are a syntax error.
 pub(super) fn join_strings(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {

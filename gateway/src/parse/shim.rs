@@ -4,7 +4,7 @@
 //! anyway, and sqlparser takes it for the table's name. `OVERRIDING SYSTEM VALUE` and `OVERRIDING USER VALUE`, which it does not
 //! know, are taken out and put back into its AST (`planner::bind::write::overriding`).
 
-use cortex_planner::bind::write::overriding::Overriding;
+use cortex_planner::{bind::write::overriding::Overriding, dialect::is_word};
 use sqlparser::{
     ast::{SetExpr, Statement},
     tokenizer::{Token, TokenWithSpan},
@@ -66,8 +66,4 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         }
     }
     rewritten
-}
-
-pub(super) fn is_word(token: &TokenWithSpan, word: &str) -> bool {
-    matches!(&token.token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }

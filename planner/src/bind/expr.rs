@@ -100,13 +100,10 @@ impl Binder<'_> {
         clause: Clause,
     ) -> Result<TypedExpr, PlanError> {
         match expr {
-            Expr::Identifier(ident) if keyword_function(ident).is_some() => self.call(
-                keyword_function(ident).unwrap_or_default(),
-                Vec::new(),
-                self.position(ident.span),
-                clause,
-            ),
-            Expr::Identifier(ident) => self.bind_column(std::slice::from_ref(ident), scope, clause),
+            Expr::Identifier(ident) => match keyword_function(ident) {
+                Some(name) => self.call(name, Vec::new(), self.position(ident.span), clause),
+                None => self.bind_column(std::slice::from_ref(ident), scope, clause),
+            },
             Expr::CompoundIdentifier(parts) => self.bind_column(parts, scope, clause),
             Expr::Nested(inner) => self.bind_expr(inner, scope, clause),
             Expr::Value(value) => {

@@ -88,7 +88,7 @@ impl Binder<'_> {
         for column in rows.schema().columns() {
             let name = self.fresh("row");
             projection.push(Expr::Column(column.clone()).alias(&name));
-            names.insert(column, Column::from_name(name));
+            names.insert(column, Expr::Column(Column::from_name(name)));
         }
         let matched = self.fresh("matched");
         projection.push(lit(true).alias(&matched));
@@ -110,7 +110,7 @@ impl Binder<'_> {
         let condition = pull_up
             .join_filters
             .into_iter()
-            .map(|filter| rename(filter, &names))
+            .map(|filter| substitute(filter, &names))
             .collect::<Result<Vec<_>, _>>()?;
         let joined = LogicalPlanBuilder::from(numbered)
             .join_on(rows, JoinType::Left, Some(balanced(Operator::And, condition)))
@@ -120,11 +120,13 @@ impl Binder<'_> {
         let mut results = HashMap::new();
         for (expr, column) in aggregate.aggr_expr.iter().zip(aggregate.schema.columns()) {
             let call = substitute(expr.clone().unalias(), &substitutions)?;
-            let call = rename(outer_to_plain(call)?, &names)?;
-            let Some(call) = only_matched(call, &matched) else { return Ok(None) };
+            let call = substitute(outer_to_plain(call)?, &names)?;
+            let Some(call) = only_matched(call, Column::from_name(&matched)) else {
+                return Ok(None);
+            };
             let name = self.fresh("value");
             parts.push(call.alias(&name));
-            results.insert(column, Column::from_name(name));
+            results.insert(column, Expr::Column(Column::from_name(name)));
         }
         let mut groups = vec![Expr::Column(Column::from_name(&own_number))];
         groups.extend(columns.into_iter().map(Expr::Column));
@@ -132,7 +134,7 @@ impl Binder<'_> {
             .aggregate(groups, parts)
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
-        let value = outer_to_plain(rename(value, &results)?)?;
+        let value = outer_to_plain(substitute(value, &results)?)?;
         Ok(Some((plan, value)))
     }
 }
@@ -204,20 +206,6 @@ fn substitute(expr: Expr, map: &HashMap<Column, Expr>) -> Result<Expr, PlanError
     .map_err(engine_error)
 }
 
-fn rename(expr: Expr, names: &HashMap<Column, Column>) -> Result<Expr, PlanError> {
-    expr.transform_up(|expr| {
-        Ok(match &expr {
-            Expr::Column(column) => match names.get(column) {
-                Some(name) => Transformed::yes(Expr::Column(name.clone())),
-                None => Transformed::no(expr),
-            },
-            _ => Transformed::no(expr),
-        })
-    })
-    .data()
-    .map_err(engine_error)
-}
-
 /// Above the join the outer row is a row like any other.
 fn outer_to_plain(expr: Expr) -> Result<Expr, PlanError> {
     expr.transform_up(|expr| {
@@ -230,10 +218,10 @@ fn outer_to_plain(expr: Expr) -> Result<Expr, PlanError> {
     .map_err(engine_error)
 }
 
-/// The aggregate over matched rows only; `None` if it is no aggregate.
-fn only_matched(expr: Expr, matched: &str) -> Option<Expr> {
+/// The aggregate over rows where the column `matched` is true; `None` if it is no aggregate.
+pub(super) fn only_matched(expr: Expr, matched: Column) -> Option<Expr> {
     let Expr::AggregateFunction(mut call) = expr else { return None };
-    let is_matched = Expr::Column(Column::from_name(matched));
+    let is_matched = Expr::Column(matched);
     call.params.filter = Some(Box::new(match call.params.filter.take() {
         Some(filter) => balanced(Operator::And, vec![is_matched, *filter]),
         None => is_matched,

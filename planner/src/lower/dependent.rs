@@ -26,7 +26,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{engine_error, expr::balanced, select::row_number};
+use super::{correlated::only_matched, engine_error, expr::balanced, select::row_number};
 use crate::{PlanError, bind::Binder};
 
 /// A subquery that is no longer correlated: its columns, and beside them those of the domain.
@@ -435,15 +435,12 @@ impl Push<'_, '_> {
                 groups.push(expr.alias(&own));
                 continue;
             }
-            let Expr::AggregateFunction(mut call) = expr else { return Ok(None) };
-            if let Some(matched) = &matched {
-                let matched = Expr::Column(matched.clone());
-                call.params.filter = Some(Box::new(match call.params.filter.take() {
-                    Some(filter) => matched.and(*filter),
-                    None => matched,
-                }));
-            }
-            calls.push(Expr::AggregateFunction(call).alias(&own));
+            let call = match &matched {
+                Some(matched) => only_matched(expr, matched.clone()),
+                None => matches!(expr, Expr::AggregateFunction(_)).then_some(expr),
+            };
+            let Some(call) = call else { return Ok(None) };
+            calls.push(call.alias(&own));
         }
         let plan = LogicalPlanBuilder::from(input.plan)
             .aggregate(groups, calls)

@@ -17,7 +17,7 @@ use crate::{
     log::LogError,
     recovery::dropping,
     stats::storage_of,
-    storage::{KeyRange, Keyspace, StorageError},
+    storage::{KeyRange, Keyspace, StorageError, after},
     txn::{
         sequencer::{Core, storage_error},
         snapshot::ReadView,
@@ -237,8 +237,7 @@ pub(crate) fn page(
         }
     }
     if let Some(last) = entries.last().filter(|_| n_bytes >= ANSWER_BYTES) {
-        // The least key above the last one.
-        let end = Bytes::from([&last.key[..], &[0]].concat());
+        let end = after(&last.key);
         let next = Some((of, end.clone()));
         let index = view.applied();
         return Ok(Changes::Page { keyspace: of, start: from, end, entries, next, index });

@@ -94,6 +94,11 @@ impl KeyRange {
     }
 }
 
+/// The least key above a key.
+pub(crate) fn after(key: &[u8]) -> Bytes {
+    Bytes::from([key, &[0]].concat())
+}
+
 /// Names a moment; everything applied before it is on disk once `is_flushed` says so.
 pub(crate) struct FlushToken(pub(crate) Vec<Option<u64>>);
 

@@ -1,6 +1,6 @@
 //! Rows go in, are seen by the right readers, and are there after a restart.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use cortex_shard_api::{
     Datum, ShardError, ShardId, StorageId, TxnId,
@@ -58,6 +58,16 @@ async fn committed_rows_survive_a_restart_on_disk_and_in_memory() {
     }
 }
 
+/// A shard in memory whose transactions spill beyond so many bytes.
+fn open_with_write_set(directory: &Path, write_set_bytes: usize) -> Arc<Shard> {
+    let config = ShardConfig {
+        storage: StorageKind::Memory,
+        write_set_bytes,
+        ..ShardConfig::new(ShardId(1), directory)
+    };
+    Shard::open(config).expect("opens").0
+}
+
 /// INSERT ... SELECT from its own table ran for ever: a snapshot that was opened when nothing had been written since the
 /// last one saw what was written after it.
 #[tokio::test]
@@ -65,12 +75,7 @@ async fn a_snapshot_never_shows_what_is_written_after_it() {
     for write_set_bytes in [500, 1 << 20] {
         let directory = tempfile::tempdir().expect("a directory");
         let t = Arc::new(table(100));
-        let config = ShardConfig {
-            storage: StorageKind::Memory,
-            write_set_bytes,
-            ..ShardConfig::new(ShardId(1), directory.path())
-        };
-        let shard = Shard::open(config).expect("opens").0;
+        let shard = open_with_write_set(directory.path(), write_set_bytes);
         let many = |from: i32| insert((from..from + 20).map(|id| int_row(id, 1)).collect());
         write(&shard, in_txn(1, 1), &t, many(0)).await.expect("rows");
         let first = shard.open_snapshot(&in_txn(1, 2)).await.expect("a snapshot");
@@ -155,12 +160,7 @@ async fn big_inserts_meet_every_conflict() {
     for write_set_bytes in [500, 1 << 20] {
         let directory = tempfile::tempdir().expect("a directory");
         let t = Arc::new(table(100));
-        let config = ShardConfig {
-            storage: StorageKind::Memory,
-            write_set_bytes,
-            ..ShardConfig::new(ShardId(1), directory.path())
-        };
-        let shard = Shard::open(config).expect("opens").0;
+        let shard = open_with_write_set(directory.path(), write_set_bytes);
         let many = |ids: &[i32]| insert(ids.iter().map(|id| int_row(*id, 1)).collect());
         let up: Vec<i32> = (1000..1030).collect();
         write(&shard, RequestContext::default(), &t, many(&[1015])).await.expect("a row");

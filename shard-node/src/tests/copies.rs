@@ -11,11 +11,10 @@ use cortex_shard_api::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{in_txn, index, insert, int_row, key_of, rows, table, write};
+use super::{crash::open_shard, in_txn, index, insert, int_row, key_of, rows, table, write};
 use crate::{
-    Shard, ShardConfig,
-    log::{LogOptions, Prefill, crash_files::CrashDisk},
-    recovery::Parts,
+    Shard,
+    log::crash_files::CrashDisk,
     replication::follow::Following,
     storage::{KeyRange, Keyspace, memory::MemoryStorage},
 };
@@ -43,33 +42,11 @@ struct Node {
     shard: Arc<Shard>,
 }
 
-fn open(
-    id: ShardId,
-    disk: &CrashDisk,
-    storage: &MemoryStorage,
-    scratch: &tempfile::TempDir,
-) -> Arc<Shard> {
-    let config =
-        ShardConfig { write_set_bytes: 4096, ..ShardConfig::new(id, scratch.path().to_owned()) };
-    let storage = storage.clone();
-    let parts = Parts {
-        files: disk.directory("shard"),
-        log_files: disk.directory("shard/log"),
-        log_options: LogOptions {
-            segment_bytes: 16 << 10,
-            prefill: Prefill::Inline,
-            ..LogOptions::default()
-        },
-        storage: Box::new(move |_| Ok(Box::new(storage))),
-    };
-    Shard::open_parts(config, parts).expect("the shard opens").0
-}
-
 impl Node {
     fn new(id: ShardId) -> Node {
         let (disk, storage) = (CrashDisk::new(), MemoryStorage::default());
         let scratch = tempfile::tempdir().expect("a directory");
-        let shard = open(id, &disk, &storage, &scratch);
+        let shard = open_shard(id, &disk, scratch.path(), storage.clone()).expect("opens");
         Node { id, disk, storage, scratch, shard }
     }
 
@@ -77,7 +54,8 @@ impl Node {
     fn crash(&mut self, rng: &mut StdRng) {
         self.disk = self.disk.image(rng.random());
         self.storage = self.storage.crash(rng.random());
-        self.shard = open(self.id, &self.disk, &self.storage, &self.scratch);
+        let (scratch, storage) = (self.scratch.path(), self.storage.clone());
+        self.shard = open_shard(self.id, &self.disk, scratch, storage).expect("opens again");
     }
 }
 

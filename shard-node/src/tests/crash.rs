@@ -41,8 +41,17 @@ fn open(
     scratch: &std::path::Path,
     storage: MemoryStorage,
 ) -> Result<Arc<Shard>, String> {
-    let config =
-        ShardConfig { write_set_bytes: 4096, ..ShardConfig::new(ShardId(1), scratch.to_owned()) };
+    open_shard(ShardId(1), disk, scratch, storage)
+}
+
+/// A shard over what a crash left, with everything that grows cut small.
+pub(super) fn open_shard(
+    id: ShardId,
+    disk: &CrashDisk,
+    scratch: &std::path::Path,
+    storage: MemoryStorage,
+) -> Result<Arc<Shard>, String> {
+    let config = ShardConfig { write_set_bytes: 4096, ..ShardConfig::new(id, scratch.to_owned()) };
     let parts = Parts {
         files: disk.directory("shard"),
         log_files: disk.directory("shard/log"),

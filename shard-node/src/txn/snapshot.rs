@@ -13,7 +13,7 @@ use super::{
     Txn,
     write_set::{NEWEST, WriteCursor, WriteSet},
 };
-use crate::storage::{Entries, KeyRange, Keyspace, StorageError, StorageSnapshot};
+use crate::storage::{Entries, KeyRange, Keyspace, StorageError, StorageSnapshot, after};
 
 /// The state after an applied group.
 pub(crate) struct Published {
@@ -81,13 +81,8 @@ impl ReadView {
         last: &Bytes,
     ) -> Result<bool, StorageError> {
         let range = KeyRange { start: first.clone(), end: Some(after(last)) };
-        Ok(self
-            .published
-            .snapshot
-            .range(Keyspace::Rows, range, false)
-            .next()
-            .transpose()?
-            .is_none())
+        let mut rows = self.published.snapshot.range(Keyspace::Rows, range, false);
+        Ok(rows.next().transpose()?.is_none())
     }
 
     /// Whether the transaction wrote no row with a key from `first` to `last`; false if finding out would be dear.
@@ -122,14 +117,6 @@ impl ReadView {
         let committed = self.published.snapshot.range(keyspace, range, reverse);
         Merged { committed, next_committed: None, own, reverse }
     }
-}
-
-/// The least key behind a key.
-fn after(key: &Bytes) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next.into()
 }
 
 /// Takes `[commit index][row]` apart.

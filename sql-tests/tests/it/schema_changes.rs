@@ -26,21 +26,20 @@ fn rows(client: &mut Client, sql: &str) -> Result<Vec<String>> {
 /// Runs `change` in a transaction that stays open while `writer` runs `write`; returns the answer of the latter.
 fn while_changing(
     changer: &mut Client,
-    writer: Client,
+    writer: &mut Client,
     change: &str,
-    write: impl FnOnce(&mut Client) -> Result<Reply> + Send + 'static,
-) -> Result<(Client, Result<Reply>)> {
+    write: impl FnOnce(&mut Client) -> Result<Reply> + Send,
+) -> Result<Result<Reply>> {
     changer.simple("BEGIN")?;
     changer.simple(change).with_context(|| change.to_owned())?;
-    let mut writer = writer;
-    let waiting = thread::spawn(move || {
-        let reply = write(&mut writer);
-        (writer, reply)
-    });
-    thread::sleep(REACH);
-    ensure!(!waiting.is_finished(), "the write did not wait for: {change}");
-    changer.simple("COMMIT")?;
-    waiting.join().map_err(|_| anyhow::anyhow!("the writer panicked"))
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| write(writer));
+        thread::sleep(REACH);
+        let has_waited = !waiting.is_finished();
+        changer.simple("COMMIT")?;
+        ensure!(has_waited, "the write did not wait for: {change}");
+        waiting.join().map_err(|_| anyhow::anyhow!("the writer panicked"))
+    })
 }
 
 #[test]
@@ -52,22 +51,20 @@ fn a_write_that_waited_for_a_schema_change_runs_again() -> Result<()> {
         changer.simple(&format!("CREATE TABLE t (id int PRIMARY KEY, a int){placement}"))?;
         changer.simple("INSERT INTO t VALUES (1, 1), (2, 2)")?;
         // In a statement of its own; one request commits with the write.
-        let (back, reply) = while_changing(
+        let reply = while_changing(
             &mut changer,
-            writer,
+            &mut writer,
             "ALTER TABLE t ADD COLUMN b int DEFAULT 7",
             |writer| Ok(writer.simple("INSERT INTO t VALUES (3, 3)")?),
         )?;
-        writer = back;
         reply?;
         // Over several shards, and by another key than the primary one.
-        let (back, reply) = while_changing(
+        let reply = while_changing(
             &mut changer,
-            writer,
+            &mut writer,
             "ALTER TABLE t ADD COLUMN c text DEFAULT 'new'",
             |writer| Ok(writer.simple("UPDATE t SET a = a + 10 WHERE a > 0")?),
         )?;
-        writer = back;
         ensure!(reply?.n_rows() == 3);
         ensure!(
             rows(&mut changer, "SELECT * FROM t ORDER BY id")?
@@ -77,52 +74,45 @@ fn a_write_that_waited_for_a_schema_change_runs_again() -> Result<()> {
         writer.simple("CREATE TABLE before (id int)")?;
         writer.simple("BEGIN")?;
         writer.simple("INSERT INTO before VALUES (1)")?;
-        let (back, reply) =
-            while_changing(&mut changer, writer, "ALTER TABLE t DROP COLUMN b", |writer| {
+        let reply =
+            while_changing(&mut changer, &mut writer, "ALTER TABLE t DROP COLUMN b", |writer| {
                 Ok(writer.simple("DELETE FROM t WHERE id = 1 RETURNING a, c")?)
             })?;
-        writer = back;
         ensure!(reply?.text() == [[Some("11".to_owned()), Some("new".to_owned())]]);
         writer.simple("UPDATE t SET a = 0")?;
         writer.simple("COMMIT")?;
         ensure!(rows(&mut changer, "SELECT * FROM before")? == ["1"]);
         ensure!(rows(&mut changer, "SELECT * FROM t ORDER BY id")? == ["2 0 new", "3 0 new"]);
         // In the extended protocol, with a plan made before.
-        let (back, reply) = while_changing(
+        let reply = while_changing(
             &mut changer,
-            writer,
+            &mut writer,
             "ALTER TABLE t ALTER COLUMN a TYPE int8",
             |writer| Ok(writer.extended("UPDATE t SET a = a + 1 WHERE id = 2", &[], false)?),
         )?;
-        writer = back;
         reply?;
         // COPY waits before it asks for data.
-        let (back, reply) = while_changing(
+        let reply = while_changing(
             &mut changer,
-            writer,
+            &mut writer,
             "ALTER TABLE t ADD COLUMN d int DEFAULT 4",
             |writer| Ok(writer.copy_in("COPY t (id, a) FROM STDIN", &b"9\t9\n"[..])?),
         )?;
-        writer = back;
         reply?;
         ensure!(
             rows(&mut changer, "SELECT * FROM t ORDER BY id")?
-                == ["2 1 new 4", "3 0 new 4", "9 9 NULL 4"]
-                || rows(&mut changer, "SELECT * FROM t ORDER BY id")?
-                    == ["2 1 new 4", "3 0 new 4", "9 9 new 4"]
+                == ["2 1 new 4", "3 0 new 4", "9 9 new 4"]
         );
         // What the new schema does not allow is said in its words.
-        let (back, reply) =
-            while_changing(&mut changer, writer, "ALTER TABLE t DROP COLUMN a", |writer| {
+        let reply =
+            while_changing(&mut changer, &mut writer, "ALTER TABLE t DROP COLUMN a", |writer| {
                 Ok(writer.simple("UPDATE t SET a = 5 WHERE id = 2")?)
             })?;
-        writer = back;
         let error = reply.err().context("column a is gone")?;
         ensure!(format!("{error:#}").contains("42703"), "{error:#}");
-        let (back, reply) = while_changing(&mut changer, writer, "DROP TABLE t", |writer| {
+        let reply = while_changing(&mut changer, &mut writer, "DROP TABLE t", |writer| {
             Ok(writer.simple("DELETE FROM t")?)
         })?;
-        writer = back;
         let error = reply.err().context("the table is gone")?;
         ensure!(format!("{error:#}").contains("42P01"), "{error:#}");
         changer.simple("DROP TABLE before")?;
@@ -145,9 +135,9 @@ fn a_write_waits_for_changes_of_referenced_tables() -> Result<()> {
         ("ALTER TABLE parent ADD COLUMN a int DEFAULT 1", "INSERT INTO child VALUES (10, 1)"),
         ("ALTER TABLE child ADD COLUMN b int DEFAULT 1", "DELETE FROM parent WHERE id = 2"),
     ] {
-        let (back, reply) =
-            while_changing(&mut changer, writer, change, move |writer| Ok(writer.simple(write)?))?;
-        writer = back;
+        let reply = while_changing(&mut changer, &mut writer, change, move |writer| {
+            Ok(writer.simple(write)?)
+        })?;
         reply.with_context(|| format!("{write} after {change}"))?;
     }
     ensure!(rows(&mut writer, "SELECT * FROM child")? == ["10 1 1"]);

@@ -254,6 +254,13 @@ const fn is_database(oid: Oid) -> bool {
     oid.0 == DATABASE.0
 }
 
+/// Waits for a shard from inside a plan, on a thread that a task of tokio may be running on. Unconstrained: the task's
+/// cooperative budget is not renewed while it waits here, and an exhausted one would make every channel answer "not yet"
+/// for ever.
+fn wait<T>(answer: impl Future<Output = T>) -> T {
+    futures::executor::block_on(tokio::task::unconstrained(answer))
+}
+
 fn text(text: impl AsRef<str>) -> Datum {
     Datum::Text(text.as_ref().into())
 }

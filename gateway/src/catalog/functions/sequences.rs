@@ -8,7 +8,7 @@ use cortex_shard_api::{
     client::{SequenceState, ShardClient},
 };
 
-use super::{Call, Result};
+use super::{Call, Result, wait};
 
 impl Call<'_> {
     fn sequence(&self) -> Result<Arc<Sequence>> {
@@ -101,13 +101,6 @@ impl Call<'_> {
         let called = state.filter(|state| state.is_called);
         Ok(called.map_or(Datum::Null, |state| Datum::Int8(state.last_value)))
     }
-}
-
-/// Waits for a shard from inside a plan, on a thread that a task of tokio may be running on. Unconstrained: the task's
-/// cooperative budget is not renewed while it waits here, and an exhausted one would make every channel answer "not yet"
-/// for ever.
-fn wait<T>(answer: impl Future<Output = T>) -> T {
-    futures::executor::block_on(tokio::task::unconstrained(answer))
 }
 
 /// A shard's error in Postgres's words.

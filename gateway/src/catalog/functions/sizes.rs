@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cortex_shard_api::{Datum, Oid, StorageId, ValueError, ValueErrorKind, ids::ShardId};
 
-use super::{Call, Result, is_database};
+use super::{Call, Result, is_database, wait};
 
 impl Call<'_> {
     pub(super) fn relation_size(&self, name: &str) -> Result<Datum> {
@@ -58,10 +58,8 @@ impl Call<'_> {
                 .shard(*shard)
                 .map_err(|error| internal(error.message.clone()))?;
             for storage in storages {
-                let stats = futures::executor::block_on(tokio::task::unconstrained(
-                    client.storage_stats(*storage),
-                ))
-                .map_err(|error| internal(error.to_string()))?;
+                let stats = wait(client.storage_stats(*storage))
+                    .map_err(|error| internal(error.to_string()))?;
                 bytes += stats.bytes as i64;
             }
         }

@@ -13,15 +13,12 @@ use std::sync::Arc;
 
 use cortex_planner::catalog::{Relation, Table};
 
-use super::session::Session;
+use super::{rerun::RERUNS_MAX, session::Session};
 use crate::{
     error::{PgError, SqlState},
     parse::{CopyDirection, CopySource, CopyStatement, Parsed},
     statement::Execution,
 };
-
-/// How often COPY FROM looks its table up again; see `rerun`.
-const COPY_RERUNS_MAX: usize = 100;
 
 impl Session {
     pub async fn run_copy(
@@ -32,7 +29,7 @@ impl Session {
     ) -> Result<Execution, PgError> {
         match (&copy.source, copy.direction) {
             (CopySource::Table { name, columns }, CopyDirection::FromStdin) => {
-                for _ in 0..COPY_RERUNS_MAX {
+                for _ in 0..RERUNS_MAX {
                     let table = self.copy_table(name)?;
                     let positions = column_positions(&table, columns)?;
                     match self.copy_from(&table, positions, &copy.options, autocommit).await {

@@ -23,7 +23,6 @@ use cortex_planner::{
 use cortex_shard_api::{
     Datum, Oid, ScalarExpr, ShardError, ShardId, SqlType, TableDescriptor,
     client::{RequestContext, Row, WriteOp, WriteOutcome, WriteRequest},
-    descriptor::Placement,
 };
 
 use super::{plan::WritePlan, session::Session};
@@ -361,9 +360,4 @@ pub(super) fn related(catalog: &Catalog, table: &Table) -> Arc<[Arc<TableDescrip
         }
     }
     found.into()
-}
-
-/// Whether every shard has a copy of the table.
-pub(super) fn is_reference(table: &TableDescriptor) -> bool {
-    matches!(table.placement, Placement::Reference(_))
 }

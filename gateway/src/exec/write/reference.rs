@@ -9,19 +9,11 @@ use std::collections::BTreeSet;
 use cortex_shard_api::{
     ShardId, TableDescriptor,
     client::{OnConflict, WriteOp},
-    descriptor::{ForeignKeyDescriptor, Placement, ReferentialAction},
+    descriptor::{ForeignKeyDescriptor, ReferentialAction},
 };
 
-use super::{Session, WriteRun, is_reference};
+use super::{Session, WriteRun};
 use crate::error::{PgError, SqlState};
-
-/// The shard with the primary copy of a reference table; `None` for other tables.
-fn primary(table: &TableDescriptor) -> Option<ShardId> {
-    match &table.placement {
-        Placement::Reference(copies) => copies.first().copied(),
-        Placement::Home(_) | Placement::Hash { .. } | Placement::Range { .. } => None,
-    }
-}
 
 impl Session {
     /// Before a request goes to a shard.
@@ -31,7 +23,7 @@ impl Session {
         shard: ShardId,
         op: &WriteOp,
     ) -> Result<(), PgError> {
-        if is_reference(&run.table) {
+        if run.table.primary_copy().is_some() {
             keep_parents(run, shard, op)?;
             self.ensure_transaction().write_reference(shard);
         }
@@ -41,7 +33,9 @@ impl Session {
     /// Waits until the shard's copies of referenced tables have all that was acknowledged.
     async fn reach_parents(&mut self, run: &WriteRun, shard: ShardId) -> Result<(), PgError> {
         for parent in run.related.iter() {
-            let Some(source) = primary(parent).filter(|source| *source != shard) else { continue };
+            let Some(source) = parent.primary_copy().filter(|source| *source != shard) else {
+                continue;
+            };
             let is_parent = |table: &TableDescriptor| {
                 table.foreign_keys.iter().any(|foreign_key| foreign_key.parent == parent.oid)
             };
@@ -96,7 +90,7 @@ fn keep_parents(run: &WriteRun, shard: ShardId, op: &WriteOp) -> Result<(), PgEr
             if touched.assigned.as_ref().is_some_and(|assigned| !assigned.iter().any(is_key)) {
                 continue;
             }
-            if child.shards() != [shard] && primary(child) != Some(shard) {
+            if child.shards() != [shard] && child.primary_copy() != Some(shard) {
                 return Err(referred_to(touched.table, child, key));
             }
             let action = if touched.assigned.is_some() { key.on_update } else { key.on_delete };

@@ -11,7 +11,7 @@ use cortex_shard_api::{
 };
 use futures::StreamExt;
 
-use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written};
+use super::{Attempt, Part, ROWS_PER_REQUEST, Session, WriteRun, Written, direct::DirectRow};
 use crate::{
     error::PgError,
     exec::{
@@ -79,14 +79,11 @@ impl Session {
         if let Some(direct) = &update.direct
             && let Some(rows) = self.find_directly(direct, run).await?
         {
-            let mut pending: BTreeMap<ShardId, Found<RowUpdate>> = BTreeMap::new();
-            for it in rows {
+            let to_update = |it: DirectRow| {
                 let row = it.assigned(direct, run)?;
-                let shard = key::shard_of_key(&run.table, &it.key);
-                let update = RowUpdate { key: it.key, seen: it.version, row };
-                pending.entry(shard).or_default().items.push(update);
-            }
-            return self.send_last(run, pending, to_op, Written::default()).await;
+                Ok(RowUpdate { key: it.key, seen: it.version, row })
+            };
+            return self.write_direct(run, rows, to_update, to_op).await;
         }
         let positions: Vec<usize> =
             run.table.live_columns().map(|(position, _)| position).collect();
@@ -111,14 +108,25 @@ impl Session {
         if let Some(direct) = &delete.direct
             && let Some(rows) = self.find_directly(direct, run).await?
         {
-            let mut pending: BTreeMap<ShardId, Found<(Key, LogIndex)>> = BTreeMap::new();
-            for it in rows {
-                let shard = key::shard_of_key(&run.table, &it.key);
-                pending.entry(shard).or_default().items.push((it.key, it.version));
-            }
-            return self.send_last(run, pending, to_op, Written::default()).await;
+            return self.write_direct(run, rows, |it| Ok((it.key, it.version)), to_op).await;
         }
         self.write_found(plan.read()?, run, |key, seen, _| (key, seen), to_op).await
+    }
+
+    /// Sends rows that were found without a query to the shards that own them.
+    async fn write_direct<T: Send>(
+        &mut self,
+        run: &WriteRun,
+        rows: Vec<DirectRow>,
+        to_item: impl Fn(DirectRow) -> Result<T, PgError>,
+        to_op: impl Fn(Vec<T>) -> WriteOp + Send + Sync,
+    ) -> Result<Attempt, PgError> {
+        let mut pending: BTreeMap<ShardId, Found<T>> = BTreeMap::new();
+        for row in rows {
+            let shard = key::shard_of_key(&run.table, &row.key);
+            pending.entry(shard).or_default().items.push(to_item(row)?);
+        }
+        self.send_last(run, pending, to_op, Written::default()).await
     }
 
     /// Sends what a query found to the shards that own it, in bounded requests. A row found twice (joins) is written once,

@@ -90,9 +90,7 @@ impl BoundWrite {
             BoundWrite::DeleteByKey(it) => it.returning.as_ref(),
         }
     }
-}
 
-impl BoundWrite {
     /// The query that finds the rows, or gives them; `None` for what is computed by key or from values.
     pub fn query(&self) -> Option<&BoundQuery> {
         match self {
@@ -105,9 +103,7 @@ impl BoundWrite {
             BoundWrite::UpdateByKey(_) | BoundWrite::DeleteByKey(_) => None,
         }
     }
-}
 
-impl BoundWrite {
     /// The form without the query, if there is one.
     pub fn direct(&self) -> Option<&Direct> {
         match self {

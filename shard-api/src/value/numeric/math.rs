@@ -24,14 +24,12 @@ const GUARD_DIGITS: usize = 12;
 
 const LOG10_E: f64 = std::f64::consts::LOG10_E;
 
-fn invalid(message: &str) -> ValueError {
-    // Logarithms and powers have classes of their own.
-    let kind = if message.contains("logarithm") {
-        ValueErrorKind::InvalidArgument
-    } else {
-        ValueErrorKind::InvalidPower
-    };
-    ValueError::new(kind, message)
+fn invalid_power(message: &str) -> ValueError {
+    ValueError::new(ValueErrorKind::InvalidPower, message)
+}
+
+fn invalid_logarithm(of: &str) -> ValueError {
+    ValueError::new(ValueErrorKind::InvalidArgument, format!("cannot take logarithm of {of}"))
 }
 
 /// A scale from the estimated decimal weight of a result, not below the operands' scales.
@@ -47,7 +45,7 @@ impl Numeric {
             return Ok(Numeric::NAN);
         }
         if self.signum() < 0 {
-            return Err(invalid("cannot take square root of a negative number"));
+            return Err(invalid_power("cannot take square root of a negative number"));
         }
         if self.is_infinite() {
             return Ok(Numeric::INFINITY);
@@ -93,10 +91,10 @@ impl Numeric {
             return Ok(Numeric::NAN);
         }
         if base.signum() < 0 || self.signum() < 0 {
-            return Err(invalid("cannot take logarithm of a negative number"));
+            return Err(invalid_logarithm("a negative number"));
         }
         if base.is_zero() || self.is_zero() {
-            return Err(invalid("cannot take logarithm of zero"));
+            return Err(invalid_logarithm("zero"));
         }
         match (base.is_infinite(), self.is_infinite()) {
             (true, true) => return Ok(Numeric::NAN),
@@ -144,10 +142,10 @@ impl Numeric {
         }
         let whole = exponent.is_infinite() || exponent.trunc(0) == *exponent;
         if self.is_zero() && exponent.signum() < 0 {
-            return Err(invalid("zero raised to a negative power is undefined"));
+            return Err(invalid_power("zero raised to a negative power is undefined"));
         }
         if self.signum() < 0 && !whole {
-            return Err(invalid(
+            return Err(invalid_power(
                 "a negative number raised to a non-integer power yields a complex result",
             ));
         }
@@ -276,9 +274,9 @@ impl Numeric {
 
 fn check_logarithm(value: &Numeric) -> Result<(), ValueError> {
     match value.signum() {
-        0 => Err(invalid("cannot take logarithm of zero")),
+        0 => Err(invalid_logarithm("zero")),
         1 => Ok(()),
-        _ => Err(invalid("cannot take logarithm of a negative number")),
+        _ => Err(invalid_logarithm("a negative number")),
     }
 }
 

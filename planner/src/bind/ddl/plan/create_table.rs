@@ -1,6 +1,6 @@
 //! CREATE TABLE.
 
-use cortex_shard_api::{Oid, descriptor::Placement};
+use cortex_shard_api::Oid;
 
 use super::{Ddl, Work, placement::check_options, table::empty_table};
 use crate::{
@@ -61,7 +61,7 @@ impl Ddl<'_> {
     fn wait_for_reference(&mut self, parent: Oid, child: Oid) -> Result<(), PlanError> {
         if parent != child {
             let parent = self.table_by_oid(parent)?;
-            if matches!(parent.descriptor.placement, Placement::Reference(_)) {
+            if parent.descriptor.primary_copy().is_some() {
                 self.work.push(Work::Lock(parent.descriptor.clone()));
             }
         }
