@@ -15,6 +15,7 @@ use sqlparser::ast::{Expr as AstExpr, GroupByExpr};
 use super::{
     engine_error,
     expr::{key, lower},
+    project,
     select::{Item, check_groupable, is_representative, minimum},
 };
 use crate::{
@@ -345,10 +346,7 @@ impl Binder<'_> {
                 let value = functions::literal(&Datum::Int4(bits), SqlType::Int4)?;
                 exprs.push(value.alias(grouping_name(number)));
             }
-            let part = LogicalPlanBuilder::from(aggregated)
-                .project(exprs)
-                .and_then(|builder| builder.build())
-                .map_err(engine_error)?;
+            let part = project(aggregated, exprs)?;
             whole = Some(match whole {
                 None => LogicalPlanBuilder::from(part),
                 Some(builder) => builder.union(part).map_err(engine_error)?,

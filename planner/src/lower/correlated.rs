@@ -17,7 +17,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{engine_error, expr::balanced, select::row_number};
+use super::{engine_error, expr::balanced, project, select::row_number};
 use crate::{PlanError, bind::Binder};
 
 /// Whether DataFusion makes a join of this correlated subquery by itself.
@@ -92,10 +92,7 @@ impl Binder<'_> {
         }
         let matched = self.fresh("matched");
         projection.push(lit(true).alias(&matched));
-        let rows = LogicalPlanBuilder::from(rows)
-            .project(projection)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        let rows = project(rows, projection)?;
         // The outer rows, numbered.
         let columns = outer.schema().columns();
         let number = row_number(Vec::new(), Vec::new());
@@ -104,9 +101,8 @@ impl Binder<'_> {
         let mut projection: Vec<Expr> = columns.iter().cloned().map(Expr::Column).collect();
         projection.push(Expr::Column(number_column).alias(&own_number));
         let numbered = LogicalPlanBuilder::window_plan(outer.clone(), [number])
-            .and_then(|plan| LogicalPlanBuilder::from(plan).project(projection))
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+            .map_err(engine_error)
+            .and_then(|plan| project(plan, projection))?;
         let condition = pull_up
             .join_filters
             .into_iter()

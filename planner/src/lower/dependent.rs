@@ -26,7 +26,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{correlated::only_matched, engine_error, expr::balanced, select::row_number};
+use super::{correlated::only_matched, engine_error, expr::balanced, project, select::row_number};
 use crate::{PlanError, bind::Binder};
 
 /// A subquery that is no longer correlated: its columns, and beside them those of the domain.
@@ -86,9 +86,8 @@ impl Binder<'_> {
             .iter()
             .map(|column| Expr::Column(column.clone()).alias(self.fresh("domain")))
             .collect();
-        let values = LogicalPlanBuilder::from(outer.clone())
-            .project(exprs)
-            .and_then(|builder| builder.distinct())
+        let values = LogicalPlanBuilder::from(project(outer.clone(), exprs)?)
+            .distinct()
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
         let domain = Domain::Values(values);
@@ -455,10 +454,7 @@ impl Push<'_, '_> {
         let mut exprs: Vec<Expr> =
             input.plan.schema().columns().into_iter().map(Expr::Column).collect();
         exprs.push(lit(true).alias(&mark));
-        let rows = LogicalPlanBuilder::from(input.plan)
-            .project(exprs)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        let rows = project(input.plan, exprs)?;
         let keys: Vec<(Column, Column)> = domain.domain.iter().cloned().zip(input.domain).collect();
         let plan = join_on_domain(domain.plan, rows, &keys, JoinType::Left, None)?;
         Ok((Pushed { plan, domain: domain.domain }, Some(Column::from_name(mark))))
@@ -476,10 +472,7 @@ impl Push<'_, '_> {
             let exprs = domain
                 .chain(outputs.into_iter().zip(&own))
                 .map(|(column, name)| Expr::Column(column).alias(name));
-            let branch = LogicalPlanBuilder::from(branch.plan)
-                .project(exprs.collect::<Vec<_>>())
-                .and_then(|builder| builder.build())
-                .map_err(engine_error)?;
+            let branch = project(branch.plan, exprs.collect::<Vec<_>>())?;
             whole = Some(match whole {
                 None => branch,
                 Some(before) => LogicalPlanBuilder::from(before)
@@ -642,10 +635,7 @@ fn in_order(
     let exprs: Vec<Expr> = columns
         .map(|((from, to), mark)| Expr::Column(from).alias_with_metadata(to, mark))
         .collect();
-    LogicalPlanBuilder::from(pushed.plan)
-        .project(exprs)
-        .and_then(|builder| builder.build())
-        .map_err(engine_error)
+    project(pushed.plan, exprs)
 }
 
 fn domain_exprs(domain: &[Column]) -> impl Iterator<Item = Expr> {

@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 
-use super::{engine_error, quantified};
+use super::{project, quantified};
 use crate::{
     PlanError, PlanErrorKind,
     bind::typed::{Kind, SubqueryExpr, SubqueryKind, TypedExpr},
@@ -272,11 +272,7 @@ pub(crate) fn lower_native_subquery(term: &TypedExpr) -> Result<Option<Expr>, Pl
             else {
                 return Ok(None);
             };
-            let plan =
-                datafusion::logical_expr::LogicalPlanBuilder::from(subquery.plan.as_ref().clone())
-                    .project(vec![right.alias("in_key")])
-                    .and_then(|builder| builder.build())
-                    .map_err(engine_error)?;
+            let plan = project(subquery.plan.as_ref().clone(), vec![right.alias("in_key")])?;
             Ok(Some(Expr::InSubquery(InSubquery {
                 expr: left,
                 subquery: subquery_node(Arc::new(plan)),

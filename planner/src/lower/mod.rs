@@ -64,7 +64,11 @@ pub mod optimizer;
 use std::sync::Arc;
 
 use cortex_shard_api::TypeMod;
-use datafusion::{common::Column, error::DataFusionError, logical_expr::LogicalPlan};
+use datafusion::{
+    common::Column,
+    error::DataFusionError,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+};
 
 pub use target::TargetQuery;
 
@@ -118,6 +122,17 @@ pub struct PlanColumn {
 pub struct Relational {
     pub plan: LogicalPlan,
     pub columns: Vec<PlanColumn>,
+}
+
+/// The plan with these expressions as its columns.
+fn project(
+    plan: LogicalPlan,
+    exprs: impl IntoIterator<Item = Expr>,
+) -> Result<LogicalPlan, PlanError> {
+    LogicalPlanBuilder::from(plan)
+        .project(exprs)
+        .and_then(|builder| builder.build())
+        .map_err(engine_error)
 }
 
 /// What DataFusion says about a plan that we built: our bug, unless it carries a value error.

@@ -21,7 +21,7 @@ use sqlparser::ast::{
 };
 
 use super::{
-    PlanColumn, Relational, engine_error, expr::lower, from::Identity, output::column_name,
+    PlanColumn, Relational, engine_error, expr::lower, from::Identity, output::column_name, project,
 };
 use crate::{
     PlanError, PlanErrorKind,
@@ -373,10 +373,7 @@ impl Binder<'_> {
             }
         }
         let width = projection.len();
-        plan = LogicalPlanBuilder::from(plan)
-            .project(projection)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        plan = project(plan, projection)?;
         match stage.distinct {
             StageDistinct::No => {}
             StageDistinct::All => plan = self.distinct(plan, &columns)?,

@@ -18,6 +18,7 @@ use super::{
     PlanColumn, Relational, engine_error,
     expr::lower,
     from::Identity,
+    project,
     select::{Item, SortTarget, Stage, StageDistinct, check_groupable, row_number},
 };
 use crate::{
@@ -211,10 +212,7 @@ impl Binder<'_> {
             .zip(&right.columns)
             .map(|(left, right)| Expr::Column(right.column.clone()).alias(&left.column.name))
             .collect();
-        let right = LogicalPlanBuilder::from(right.plan)
-            .project(renamed)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        let right = project(right.plan, renamed)?;
         let plan = LogicalPlanBuilder::from(left.plan)
             .union(right)
             .and_then(|builder| builder.build())

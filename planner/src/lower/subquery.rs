@@ -27,6 +27,7 @@ use super::{
     dependent::join_on_domain,
     engine_error,
     expr::{balanced, lower, lower_native_subquery, subquery_node},
+    project,
     single_value::single_value,
 };
 use crate::{
@@ -329,10 +330,7 @@ impl Binder<'_> {
         let own = self.fresh("value");
         let keys = rows.keys.iter().map(|(_, column)| Expr::Column(column.clone()));
         let exprs: Vec<Expr> = keys.chain([Expr::Column(value).alias(&own)]).collect();
-        let right = LogicalPlanBuilder::from(rows.plan)
-            .project(exprs)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        let right = project(rows.plan, exprs)?;
         let joined = join_on_domain(plan, right, &rows.keys, JoinType::Left, None)?;
         Ok((joined, Expr::Column(Column::from_name(own))))
     }
@@ -450,10 +448,7 @@ impl Binder<'_> {
         }
         let columns = plan.schema().columns().into_iter().map(Expr::Column);
         let all: Vec<Expr> = columns.chain(computed).collect();
-        LogicalPlanBuilder::from(plan)
-            .project(all)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)
+        project(plan, all)
     }
 
     fn take_scalar_subqueries(

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::{
-    common::Column,
-    logical_expr::{Expr, LogicalPlanBuilder},
-};
+use datafusion::{common::Column, logical_expr::Expr};
 use sqlparser::ast::{Expr as AstExpr, TableWithJoins, With};
 
 use super::{
-    BoundQuery, engine_error,
+    BoundQuery,
     expr::lower,
     from::{FromItem, Identity},
+    project,
     select::source_of,
 };
 use crate::{
@@ -87,10 +85,7 @@ impl Binder<'_> {
             projection.push(lower(expr)?.alias(format!("{name}#{index}")));
             columns.push(OutputColumn { name: name.clone(), ty: expr.ty, source: source_of(expr) });
         }
-        let plan = LogicalPlanBuilder::from(plan)
-            .project(projection)
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)?;
+        let plan = project(plan, projection)?;
         Ok(BoundQuery { plan, columns, locking: Vec::new() })
     }
 }

@@ -14,7 +14,7 @@ use datafusion::{
 };
 use sqlparser::ast::{Ident, Query, SetExpr, SetOperator, SetQuantifier, With};
 
-use super::{PlanColumn, Relational, engine_error, from::plan_alias};
+use super::{PlanColumn, Relational, engine_error, from::plan_alias, project};
 use crate::{
     PlanError, PlanErrorKind,
     bind::{Binder, names::fold_ident},
@@ -217,10 +217,7 @@ fn typed_columns(
             datafusion::logical_expr::Expr::Column(from).alias_with_metadata(to.name, Some(mark))
         })
         .collect();
-    LogicalPlanBuilder::from(term)
-        .project(exprs)
-        .and_then(|builder| builder.build())
-        .map_err(engine_error)
+    project(term, exprs)
 }
 
 /// `start UNION [ALL] step` where the step names the query itself.
