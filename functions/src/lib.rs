@@ -25,5 +25,8 @@ pub mod failure;
 /// The leaf of a fragment: reads a table inside a shard.
 pub mod table_scan;
 
+/// Plans for shards.
+pub mod fragment;
+
 #[cfg(test)]
 mod tests;

@@ -10,13 +10,18 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     copies::{Changes, ChangesRequest},
-    descriptor::TableDescriptor,
+    descriptor::{Fence, TableDescriptor},
     error::ShardError,
     expr::ScalarExpr,
-    ids::{LogIndex, Oid, ShardId, SnapshotId, StorageId, TxnId},
+    ids::{LogIndex, MoveId, Oid, ShardId, SnapshotId, StorageId, TxnId},
+    moves::{
+        ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
+        TableRanges,
+    },
     value::Datum,
 };
 
@@ -30,7 +35,7 @@ pub type Row = Vec<Datum>;
 pub type Key = Bytes;
 
 /// What every request of a statement says about itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RequestContext {
     /// The transaction; it begins on a shard with the first request that names it there. `None`: no transaction,
     /// reads see the latest committed state (or `snapshot`) and a write must commit itself.
@@ -44,11 +49,14 @@ pub struct RequestContext {
     pub now_micros: i64,
     /// How long a row or table lock may be waited for; `None` waits until the statement is cancelled.
     pub lock_timeout: Option<Duration>,
+    /// The request may take at most so long. A shard in another process ends it then by itself, for a cancellation may not
+    /// reach it. `None`: as long as it takes.
+    pub timeout: Option<Duration>,
 }
 
 /// How a row is locked. As in Postgres: Update conflicts with all, NoKeyUpdate with all but KeyShare, Share with
 /// writers, KeyShare with Update alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RowLock {
     KeyShare,
     Share,
@@ -57,7 +65,7 @@ pub enum RowLock {
 }
 
 /// What to do when a lock is held by another transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitPolicy {
     Wait,
     /// `ShardError::LockNotAvailable`
@@ -67,14 +75,14 @@ pub enum WaitPolicy {
 }
 
 /// Table locks; `Shared` by every write until its transaction ends, `Exclusive` by schema changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TableLock {
     Shared,
     Exclusive,
 }
 
 /// A stored row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredRow {
     pub key: Key,
     /// Encoded as `row::RowCodec` says.
@@ -84,7 +92,7 @@ pub struct StoredRow {
 }
 
 /// Reads rows by full row key, in the order of `keys`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GetRequest {
     pub context: RequestContext,
     pub table: Arc<TableDescriptor>,
@@ -92,7 +100,7 @@ pub struct GetRequest {
 }
 
 /// Locks rows and returns them as they are after the wait.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LockRowsRequest {
     pub context: RequestContext,
     pub table: Arc<TableDescriptor>,
@@ -103,7 +111,7 @@ pub struct LockRowsRequest {
 }
 
 /// Which rows of a table a scan visits in one shard, and what it yields.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScanSpec {
     pub table: Arc<TableDescriptor>,
     /// Positions of the columns to decode, in output order.
@@ -118,7 +126,7 @@ pub struct ScanSpec {
 }
 
 /// How the rows are found. Ranges are over encoded keys, sorted, disjoint; `[start, end)`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Access {
     /// Every row of the table that this shard owns.
     Full,
@@ -135,7 +143,7 @@ pub enum Access {
 }
 
 /// Rows of a short scan, without Arrow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScanRowsRequest {
     pub context: RequestContext,
     pub spec: ScanSpec,
@@ -152,16 +160,27 @@ pub struct FragmentRequest {
 /// A fragment, opaque to this crate.
 #[derive(Clone)]
 pub enum Fragment {
-    /// An `Arc<dyn datafusion ExecutionPlan>` inside `Any`, of which the shard runs the given partition.
-    InProcess { plan: Arc<dyn Any + Send + Sync>, partition: usize },
+    /// A plan as objects. A shard in the same process runs it as it is; on the way to another process it is encoded.
+    Plan(Arc<dyn FragmentPlan>),
     /// A serialized plan: a format version and its bytes.
     Bytes { version: u16, bytes: Bytes },
+}
+
+/// A plan for one shard, made by the planner.
+pub trait FragmentPlan: Any + Send + Sync {
+    /// The plan for a shard in another process: format version and bytes. The same on every call.
+    ///
+    /// Errors: `ShardError::Execution` for a plan with a part that cannot travel.
+    fn encode(&self) -> Result<(u16, Bytes), ShardError>;
+
+    /// For a shard in the same process, which knows the type.
+    fn as_any(&self) -> &dyn Any;
 }
 
 impl fmt::Debug for FragmentRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.fragment {
-            Fragment::InProcess { partition, .. } => format!("in process, partition {partition}"),
+            Fragment::Plan(_) => "a plan".to_owned(),
             Fragment::Bytes { version, bytes } => {
                 format!("version {version}, {} bytes", bytes.len())
             }
@@ -180,7 +199,7 @@ pub trait ScanSource: Send + Sync {
 }
 
 /// Changes rows of one table. On error the shard has undone everything tagged with `context.mark`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WriteRequest {
     pub context: RequestContext,
     pub table: Arc<TableDescriptor>,
@@ -196,7 +215,7 @@ pub struct WriteRequest {
     pub more: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WriteOp {
     Insert {
         rows: Vec<Row>,
@@ -228,7 +247,7 @@ pub enum WriteOp {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RowUpdate {
     pub key: Key,
     /// The version the statement saw.
@@ -236,7 +255,7 @@ pub struct RowUpdate {
     pub row: Row,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum OnConflict {
     /// 23505
     Fail,
@@ -252,14 +271,14 @@ pub enum OnConflict {
 }
 
 /// The unique constraint that decides what a conflict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arbiter {
     PrimaryKey,
     /// Position in `TableDescriptor::indexes`.
     Index(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WriteOutcome {
     Done {
         affected: u64,
@@ -272,7 +291,7 @@ pub enum WriteOutcome {
 }
 
 /// A key-value change of the meta shard: the catalog's rows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MetaWrite {
     pub key: Vec<u8>,
     /// `None` deletes.
@@ -280,7 +299,7 @@ pub struct MetaWrite {
 }
 
 /// How a sequence counts.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceSpec {
     /// Identity of the counter; a dropped and recreated sequence has another.
     pub storage: StorageId,
@@ -292,24 +311,38 @@ pub struct SequenceSpec {
 }
 
 /// Values reserved from a sequence: `first`, `first + increment`, ... `count` of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceValues {
     pub first: i64,
     pub count: u32,
 }
 
 /// A sequence's `last_value` and `is_called`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceState {
     pub last_value: i64,
     pub is_called: bool,
 }
 
 /// What a shard holds of one storage id; counted, not estimated, as of the last published state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageStats {
     pub rows: u64,
     pub bytes: u64,
+}
+
+/// How a shard is, for views and health checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// The entry of the log that the published state shows last.
+    pub applied: LogIndex,
+    /// Rows of all tables and bytes of all keyspaces, counted.
+    pub rows: u64,
+    pub bytes: u64,
+    /// Bytes of the log that a restart would read again.
+    pub log_bytes: u64,
+    /// Why it refuses writes; `None`: it takes them.
+    pub poisoned: Option<String>,
 }
 
 /// One shard.
@@ -320,6 +353,8 @@ pub struct StorageStats {
 #[async_trait]
 pub trait ShardClient: Send + Sync + fmt::Debug {
     fn id(&self) -> ShardId;
+
+    async fn status(&self) -> Result<ShardStatus, ShardError>;
 
     /// Pins the newest published state and the transaction's own writes so far, until `close_snapshot`.
     async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError>;
@@ -355,6 +390,15 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
     async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError>;
 
     async fn rollback(&self, txn: TxnId) -> Result<(), ShardError>;
+
+    /// Refuses, from now on and for good, requests that were made with an older version of a table or of a shard map
+    /// (`ShardError::StaleEpoch`), unless their snapshot is from before. With a transaction it takes effect with its commit, and
+    /// then makes it a writing one; without, it is durable and in force on return. Never goes back: an older fence is no change.
+    async fn fence(
+        &self,
+        context: &RequestContext,
+        fences: Vec<Fence>,
+    ) -> Result<LogIndex, ShardError>;
 
     /// Fills an index of a table that the transaction holds exclusively; the entries belong to the transaction.
     /// A duplicate in a unique index is `UniqueViolation`.
@@ -394,6 +438,39 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
         wait: Duration,
     ) -> Result<LogIndex, ShardError>;
 
+    /// Source of a move: rows of the moving ranges, a page of a snapshot or what the log has behind a place.
+    async fn read_moving(&self, request: MovingRequest) -> Result<MovingRows, ShardError>;
+
+    /// Target of a move: stores rows and their index entries, or deletes them, and remembers how far it is, all in one entry of
+    /// its log. Rows in the pages' ranges that are not in the page are deleted. Repeating a request changes nothing. What it
+    /// stores is not visible before a map says that it is this shard's.
+    async fn apply_moving(&self, request: ApplyMoving) -> Result<(), ShardError>;
+
+    /// Target of a move: how far it is; `None` if it has nothing of it.
+    async fn move_position(&self, id: MoveId) -> Result<Option<MovePosition>, ShardError>;
+
+    /// Source of a move, before the cutover: writes to the moving ranges wait from now on. Transactions that have written or
+    /// locked there may end within `grace`; then they can only be rolled back (40001). Returns, when none is left, the entry of
+    /// the log behind which nothing in the ranges changes. Ends with `release_ranges`, and by itself after `limit`.
+    async fn hold_ranges(&self, request: HoldRanges) -> Result<LogIndex, ShardError>;
+
+    /// Ends a hold: who waited goes on, and is refused if a fence was set meanwhile. No hold is no error.
+    async fn release_ranges(&self, id: MoveId) -> Result<(), ShardError>;
+
+    /// Deletes what is in the ranges, index entries too, in the background; durable: continues after a restart. Forgets the
+    /// move. Snapshots that are open go on seeing it. `is_range_clean` tells when it is done.
+    async fn drop_ranges(&self, id: MoveId, tables: Vec<TableRanges>) -> Result<(), ShardError>;
+
+    async fn is_range_clean(&self, id: MoveId) -> Result<bool, ShardError>;
+
+    /// Rows in the ranges of each table, with a checksum that does not depend on where they are stored, as of the context's
+    /// snapshot (or the newest state). Index entries are checked against the rows: `ShardError::Corrupt` when they differ.
+    async fn checksum_ranges(
+        &self,
+        context: &RequestContext,
+        tables: Vec<TableRanges>,
+    ) -> Result<Vec<RangeChecksum>, ShardError>;
+
     /// Reserves `count` values, durably ahead of use; never rolled back.
     async fn sequence_next(
         &self,
@@ -420,10 +497,14 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
         guard: (Vec<u8>, Option<Vec<u8>>),
         writes: Vec<MetaWrite>,
     ) -> Result<LogIndex, ShardError>;
+
+    /// Meta shard: returns when an entry behind `after` changed anything that `meta_write` writes, or after `wait`, with the index
+    /// of the newest such entry known.
+    async fn meta_watch(&self, after: LogIndex, wait: Duration) -> Result<LogIndex, ShardError>;
 }
 
 /// Answer of `lock_rows`, one for each row asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum LockedRow {
     /// Locked, and still what the statement saw.
     Same(StoredRow),

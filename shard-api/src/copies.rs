@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     client::Key,
@@ -14,14 +15,14 @@ use crate::{
 };
 
 /// Which of a table's keyspaces a key is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum CopyKeyspace {
     Rows,
     Index,
 }
 
 /// One key as it is stored; `None` deletes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyEntry {
     pub keyspace: CopyKeyspace,
     pub key: Key,
@@ -29,7 +30,7 @@ pub struct CopyEntry {
 }
 
 /// How far a reader of changes is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyCursor {
     /// It has all transactions up to this entry of the log.
     pub after: LogIndex,
@@ -38,7 +39,7 @@ pub struct CopyCursor {
 }
 
 /// A place in a transaction that takes several entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyPart {
     pub first: LogIndex,
     pub next: LogIndex,
@@ -47,7 +48,7 @@ pub struct CopyPart {
 }
 
 /// Asks for changes of the reference tables whose primary copies are on the shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ChangesRequest {
     /// What the log has behind the cursor. Without anything new, waits so long for it.
     Log { cursor: CopyCursor, wait: Duration },
@@ -56,7 +57,7 @@ pub enum ChangesRequest {
 }
 
 /// Changes, about `CHANGES_BYTES` at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Changes {
     /// In log order. What ends with a cursor inside a transaction must not be seen before the rest has come.
     Log { entries: Vec<CopyEntry>, next: CopyCursor },

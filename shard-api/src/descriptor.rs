@@ -35,6 +35,9 @@ pub struct TableDescriptor {
     /// Name and OID of the primary key's constraint and index, for messages; `None` without a primary key.
     pub primary_key_name: Option<String>,
     pub placement: Placement,
+    /// Version of the placement of a home or reference table: counts up when it moves. Others have a map with an epoch.
+    #[serde(default)]
+    pub placement_epoch: u64,
     /// Secondary indexes, unique or not. The primary key is the row key itself and is not listed.
     pub indexes: Vec<IndexDescriptor>,
     pub checks: Vec<CheckDescriptor>,
@@ -67,6 +70,14 @@ pub enum Placement {
     Range { key: Vec<usize>, map: Arc<RangeMap> },
     /// A full copy on every shard; the primary copy is on the home shard.
     Reference(Vec<ShardId>),
+}
+
+/// The least version that a shard accepts: of a table's shape (`TableDescriptor::version`), or of a placement
+/// (`TableDescriptor::{placement_id, epoch}`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fence {
+    Shape { table: Oid, version: u32 },
+    Placement { id: Oid, epoch: u64 },
 }
 
 /// Slots to shards, for one co-location group.
@@ -186,10 +197,19 @@ impl TableDescriptor {
         }
     }
 
-    /// The epoch of the table's shard map; 0 where there is no map.
+    /// What the table's placement is versioned by: its co-location group, or itself.
+    pub fn placement_id(&self) -> Oid {
+        match &self.placement {
+            Placement::Home(_) | Placement::Reference(_) => self.oid,
+            Placement::Hash { map, .. } => map.group,
+            Placement::Range { map, .. } => map.group,
+        }
+    }
+
+    /// The epoch of the table's shard map.
     pub fn epoch(&self) -> u64 {
         match &self.placement {
-            Placement::Home(_) | Placement::Reference(_) => 0,
+            Placement::Home(_) | Placement::Reference(_) => self.placement_epoch,
             Placement::Hash { map, .. } => map.epoch,
             Placement::Range { map, .. } => map.epoch,
         }

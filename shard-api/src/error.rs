@@ -2,10 +2,12 @@
 //!
 //! A variant for each thing a caller can do something about. SQLSTATEs are the gateway's (`gateway/src/error.rs`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::ShardId;
 
 /// A value that cannot be, or an operation that has no result: the user's input is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct ValueError {
     pub kind: ValueErrorKind,
@@ -16,7 +18,7 @@ pub struct ValueError {
 }
 
 /// The classes of value errors; each has one SQLSTATE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ValueErrorKind {
     /// 22P02
     InvalidText,
@@ -128,7 +130,7 @@ impl ValueError {
 }
 
 /// What a shard answers instead of a result.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum ShardError {
     /// 23505. `detail`: `Key (id)=(1) already exists.`
     #[error("duplicate key value violates unique constraint \"{constraint}\"")]
@@ -185,7 +187,7 @@ pub enum ShardError {
 
     /// 55000: `nextval` past the bounds is 2200H.
     #[error("nextval: reached {bound} value of sequence ({value})")]
-    SequenceExhausted { bound: &'static str, value: i64 },
+    SequenceExhausted { bound: String, value: i64 },
 
     /// The guard of a catalog write did not hold: someone else changed the catalog.
     #[error("the catalog was changed by another session")]

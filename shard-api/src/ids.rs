@@ -39,7 +39,8 @@ id!(
     StorageId, u32
 );
 id!(
-    /// A transaction of one session, unique in the cluster's lifetime (gateway id in the high bits).
+    /// A transaction of one session, unique in the cluster's lifetime: which start of a gateway (a number that the meta shard
+    /// gives once), then a counter.
     TxnId, u64
 );
 id!(
@@ -57,6 +58,10 @@ id!(
 id!(
     /// Unit of placement of a hash table, `0..SLOTS`.
     Slot, u16
+);
+id!(
+    /// A move of a part of a co-location group, a table or a schema from one shard to another; never used again.
+    MoveId, u32
 );
 id!(
     /// A consistent view of one shard, leased to one statement.

@@ -29,12 +29,15 @@ pub mod client;
 /// How copies of reference tables follow their primary copy.
 pub mod copies;
 
+/// How rows move from shard to shard.
+pub mod moves;
+
 /// Value and shard errors.
 pub mod error;
 
 pub use descriptor::TableDescriptor;
 pub use error::{ShardError, ValueError, ValueErrorKind};
 pub use expr::ScalarExpr;
-pub use ids::{LogIndex, Oid, ShardId, SnapshotId, StorageId, TxnId};
+pub use ids::{LogIndex, MoveId, Oid, ShardId, SnapshotId, StorageId, TxnId};
 pub use types::{SqlType, TypeMod};
 pub use value::Datum;

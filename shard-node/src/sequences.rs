@@ -198,7 +198,7 @@ fn advance(
         if !spec.cycle {
             let (bound, value) =
                 if is_above { ("maximum", spec.max) } else { ("minimum", spec.min) };
-            return Err(ShardError::SequenceExhausted { bound, value });
+            return Err(ShardError::SequenceExhausted { bound: bound.to_owned(), value });
         }
         first = if is_above { min } else { max };
         has_turned = true;

@@ -19,14 +19,19 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cortex_shard_api::{
-    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
+    LogIndex, MoveId, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
     client::{
         BatchStream, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
         RequestContext, SCAN_ROWS_MAX, ScanRowsRequest, SequenceSpec, SequenceState,
-        SequenceValues, ShardClient, StorageStats, StoredRow, TableLock, WaitPolicy, WriteOutcome,
-        WriteRequest,
+        SequenceValues, ShardClient, ShardStatus, StorageStats, StoredRow, TableLock, WaitPolicy,
+        WriteOutcome, WriteRequest,
     },
     copies::{Changes, ChangesRequest},
+    descriptor::Fence,
+    moves::{
+        ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
+        TableRanges,
+    },
 };
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -238,6 +243,10 @@ impl Shard {
         self.dropped.contains(storage)
     }
 
+    fn not_built<T>(&self, what: &str) -> Result<T, ShardError> {
+        Err(ShardError::Internal { shard: self.core.id, what: format!("{what} is not built yet") })
+    }
+
     fn limit(what: &str, limit: usize) -> ShardError {
         ShardError::LimitExceeded { what: what.to_owned(), limit: limit.to_string() }
     }
@@ -433,6 +442,69 @@ impl Drop for Shard {
 impl ShardClient for Shard {
     fn id(&self) -> ShardId {
         self.core.id
+    }
+
+    async fn status(&self) -> Result<ShardStatus, ShardError> {
+        let counters = self.core.counters.lock();
+        let sum = counters.iter().fold(StorageStats::default(), |sum, (_, stats)| StorageStats {
+            rows: sum.rows + stats.rows,
+            bytes: sum.bytes + stats.bytes,
+        });
+        Ok(ShardStatus {
+            applied: self.core.published.load().applied,
+            rows: sum.rows,
+            bytes: sum.bytes,
+            log_bytes: self.core.log_bytes.load(Ordering::Relaxed),
+            poisoned: self.core.poison.get().cloned(),
+        })
+    }
+
+    async fn fence(
+        &self,
+        _context: &RequestContext,
+        _fences: Vec<Fence>,
+    ) -> Result<LogIndex, ShardError> {
+        self.not_built("fence")
+    }
+
+    async fn read_moving(&self, _request: MovingRequest) -> Result<MovingRows, ShardError> {
+        self.not_built("read_moving")
+    }
+
+    async fn apply_moving(&self, _request: ApplyMoving) -> Result<(), ShardError> {
+        self.not_built("apply_moving")
+    }
+
+    async fn move_position(&self, _id: MoveId) -> Result<Option<MovePosition>, ShardError> {
+        self.not_built("move_position")
+    }
+
+    async fn hold_ranges(&self, _request: HoldRanges) -> Result<LogIndex, ShardError> {
+        self.not_built("hold_ranges")
+    }
+
+    async fn release_ranges(&self, _id: MoveId) -> Result<(), ShardError> {
+        self.not_built("release_ranges")
+    }
+
+    async fn drop_ranges(&self, _id: MoveId, _tables: Vec<TableRanges>) -> Result<(), ShardError> {
+        self.not_built("drop_ranges")
+    }
+
+    async fn is_range_clean(&self, _id: MoveId) -> Result<bool, ShardError> {
+        self.not_built("is_range_clean")
+    }
+
+    async fn checksum_ranges(
+        &self,
+        _context: &RequestContext,
+        _tables: Vec<TableRanges>,
+    ) -> Result<Vec<RangeChecksum>, ShardError> {
+        self.not_built("checksum_ranges")
+    }
+
+    async fn meta_watch(&self, _after: LogIndex, _wait: Duration) -> Result<LogIndex, ShardError> {
+        self.not_built("meta_watch")
     }
 
     async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {

@@ -175,6 +175,7 @@ impl Session {
             snapshot: None,
             now_micros: self.transaction_micros(),
             lock_timeout: self.settings.lock_timeout(),
+            timeout: self.settings.statement_timeout(),
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use cortex_functions::table_scan::TableScanExec;
+use cortex_functions::{fragment::PlanFragment, table_scan::TableScanExec};
 use cortex_shard_api::{
     ShardError, ShardId,
     client::{Fragment, FragmentRequest},
@@ -228,7 +228,7 @@ impl ExecutionPlan for ShardFragmentExec {
             let client = statement.client(shard).map_err(external)?;
             let request = FragmentRequest {
                 context: statement.context(shard).await.map_err(external)?,
-                fragment: Fragment::InProcess { plan: Arc::new(plan), partition: 0 },
+                fragment: Fragment::Plan(Arc::new(PlanFragment::new(plan))),
             };
             let answer = client.execute(request).await.map_err(external)?;
             // The snapshot stays open as long as the stream is read.

@@ -7,35 +7,40 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cortex_functions::{failure::shard_error, table_scan::FragmentSource};
+use cortex_functions::{failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource};
 use cortex_planner::{
     catalog,
     operators::{StatementContext, runtime, session_config, session_state},
 };
 use cortex_shard_api::{
-    Datum, LogIndex, Oid, ShardError, ShardId, SnapshotId, SqlType, StorageId, TableDescriptor,
-    TxnId, TypeMod,
+    Datum, LogIndex, MoveId, Oid, ShardError, ShardId, SnapshotId, SqlType, StorageId,
+    TableDescriptor, TxnId, TypeMod,
     client::{
         Access, BatchStream, Fragment, FragmentRequest, GetRequest, LockRowsRequest, LockedRow,
         MetaWrite, RequestContext, Row, ScanRowsRequest, ScanSource, ScanSpec, SequenceSpec,
-        SequenceState, SequenceValues, ShardClient, StorageStats, StoredRow, TableLock,
-        WriteOutcome, WriteRequest,
+        SequenceState, SequenceValues, ShardClient, ShardStatus, StorageStats, StoredRow,
+        TableLock, WriteOutcome, WriteRequest,
     },
     copies::{Changes, ChangesRequest},
     descriptor::{
-        ColumnDescriptor, IndexColumn, IndexDescriptor, IndexState, Placement, RangeMap, SLOTS,
-        SlotMap,
+        ColumnDescriptor, Fence, IndexColumn, IndexDescriptor, IndexState, Placement, RangeMap,
+        SLOTS, SlotMap,
     },
-    key, row,
+    key,
+    moves::{
+        ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
+        TableRanges,
+    },
+    row,
     value::arrow::RowBatchBuilder,
 };
 use datafusion::{
     execution::{TaskContext, config::SessionConfig},
-    physical_plan::ExecutionPlan,
     prelude::SessionContext,
 };
 use futures::StreamExt;
@@ -171,6 +176,58 @@ impl ShardClient for FakeShard {
         self.id
     }
 
+    async fn status(&self) -> Result<ShardStatus, ShardError> {
+        self.refuse()
+    }
+
+    async fn fence(
+        &self,
+        _context: &RequestContext,
+        _fences: Vec<Fence>,
+    ) -> Result<LogIndex, ShardError> {
+        self.refuse()
+    }
+
+    async fn read_moving(&self, _request: MovingRequest) -> Result<MovingRows, ShardError> {
+        self.refuse()
+    }
+
+    async fn apply_moving(&self, _request: ApplyMoving) -> Result<(), ShardError> {
+        self.refuse()
+    }
+
+    async fn move_position(&self, _id: MoveId) -> Result<Option<MovePosition>, ShardError> {
+        self.refuse()
+    }
+
+    async fn hold_ranges(&self, _request: HoldRanges) -> Result<LogIndex, ShardError> {
+        self.refuse()
+    }
+
+    async fn release_ranges(&self, _id: MoveId) -> Result<(), ShardError> {
+        self.refuse()
+    }
+
+    async fn drop_ranges(&self, _id: MoveId, _tables: Vec<TableRanges>) -> Result<(), ShardError> {
+        self.refuse()
+    }
+
+    async fn is_range_clean(&self, _id: MoveId) -> Result<bool, ShardError> {
+        self.refuse()
+    }
+
+    async fn checksum_ranges(
+        &self,
+        _context: &RequestContext,
+        _tables: Vec<TableRanges>,
+    ) -> Result<Vec<RangeChecksum>, ShardError> {
+        self.refuse()
+    }
+
+    async fn meta_watch(&self, _after: LogIndex, _wait: Duration) -> Result<LogIndex, ShardError> {
+        self.refuse()
+    }
+
     async fn open_snapshot(&self, _context: &RequestContext) -> Result<SnapshotId, ShardError> {
         self.open_snapshots.fetch_add(1, Ordering::SeqCst);
         Ok(SnapshotId(7))
@@ -183,14 +240,14 @@ impl ShardClient for FakeShard {
 
     async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
         assert_eq!(request.context.snapshot, Some(SnapshotId(7)));
-        let Fragment::InProcess { plan, partition } = &request.fragment else {
+        let Fragment::Plan(plan) = &request.fragment else {
             return self.refuse();
         };
-        let plan = plan.downcast_ref::<Arc<dyn ExecutionPlan>>().expect("a plan");
+        let plan = plan.as_any().downcast_ref::<PlanFragment>().expect("a plan").plan().clone();
         let source = FragmentSource(Arc::new(self.keys.clone()));
         let config = SessionConfig::new().with_extension(Arc::new(source));
         let context = TaskContext::default().with_session_config(config);
-        let stream = plan.execute(*partition, Arc::new(context));
+        let stream = plan.execute(0, Arc::new(context));
         let stream = stream.map_err(|error| shard_error(&error))?;
         Ok(Box::pin(stream.map(|batch| batch.map_err(|error| shard_error(&error)))))
     }
@@ -344,6 +401,7 @@ impl TableBuilder {
                 primary_key: key.to_vec(),
                 primary_key_name: (!key.is_empty()).then(|| format!("{name}_pkey")),
                 placement: Placement::Home(ShardId(1)),
+                placement_epoch: 0,
                 indexes: vec![],
                 checks: vec![],
                 foreign_keys: vec![],

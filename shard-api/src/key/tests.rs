@@ -219,6 +219,7 @@ fn table(placement: Placement, primary_key: Vec<usize>) -> TableDescriptor {
         primary_key,
         primary_key_name: None,
         placement,
+        placement_epoch: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
         foreign_keys: Vec::new(),

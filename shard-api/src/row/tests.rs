@@ -33,6 +33,7 @@ fn table(types: &[SqlType]) -> TableDescriptor {
         primary_key: Vec::new(),
         primary_key_name: None,
         placement: Placement::Home(ShardId(1)),
+        placement_epoch: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
         foreign_keys: Vec::new(),

@@ -6,19 +6,16 @@
 
 use std::sync::Arc;
 
-use cortex_functions::{failure::shard_error, table_scan::FragmentSource};
+use cortex_functions::{failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource};
 use cortex_shard_api::{
     ShardError,
     client::{BatchStream, Fragment, ScanSource},
 };
-use datafusion::{
-    execution::{
-        TaskContext,
-        config::SessionConfig,
-        memory_pool::FairSpillPool,
-        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
-    },
-    physical_plan::ExecutionPlan,
+use datafusion::execution::{
+    TaskContext,
+    config::SessionConfig,
+    memory_pool::FairSpillPool,
+    runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
 };
 use futures::StreamExt;
 
@@ -46,15 +43,15 @@ impl FragmentRunner {
         fragment: &Fragment,
         source: Arc<dyn ScanSource>,
     ) -> Result<BatchStream, ShardError> {
-        let (plan, partition) = match fragment {
-            Fragment::InProcess { plan, partition } => (plan, *partition),
+        let plan = match fragment {
+            Fragment::Plan(plan) => plan.as_any().downcast_ref::<PlanFragment>(),
             Fragment::Bytes { version, .. } => {
                 return Err(ShardError::Execution(format!(
                     "this shard does not understand fragments of version {version}"
                 )));
             }
         };
-        let plan = plan.downcast_ref::<Arc<dyn ExecutionPlan>>().ok_or_else(|| {
+        let plan = plan.ok_or_else(|| {
             ShardError::Execution("the fragment is not a plan of this version".to_owned())
         })?;
         let config = SessionConfig::new()
@@ -64,7 +61,7 @@ impl FragmentRunner {
         let context =
             TaskContext::default().with_session_config(config).with_runtime(self.runtime.clone());
         let batches =
-            plan.execute(partition, Arc::new(context)).map_err(|error| shard_error(&error))?;
+            plan.plan().execute(0, Arc::new(context)).map_err(|error| shard_error(&error))?;
         Ok(Box::pin(batches.map(|batch| batch.map_err(|error| shard_error(&error)))))
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn table(oid: u32) -> TableDescriptor {
         primary_key: vec![0],
         primary_key_name: Some(format!("t{oid}_pkey")),
         placement: Placement::Home(ShardId(1)),
+        placement_epoch: 0,
         indexes: Vec::new(),
         checks: Vec::new(),
         foreign_keys: Vec::new(),

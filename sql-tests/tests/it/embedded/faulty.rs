@@ -12,13 +12,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cortex_shard_api::{
-    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
+    LogIndex, MoveId, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
     client::{
         BatchStream, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
         RequestContext, ScanRowsRequest, SequenceSpec, SequenceState, SequenceValues, ShardClient,
-        StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
+        ShardStatus, StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
     },
     copies::{Changes, ChangesRequest},
+    descriptor::Fence,
+    moves::{
+        ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
+        TableRanges,
+    },
 };
 
 /// What happens to a commit.
@@ -114,6 +119,58 @@ impl Faulty {
 impl ShardClient for Faulty {
     fn id(&self) -> ShardId {
         self.shard.id()
+    }
+
+    async fn status(&self) -> Result<ShardStatus, ShardError> {
+        self.shard.status().await
+    }
+
+    async fn fence(
+        &self,
+        context: &RequestContext,
+        fences: Vec<Fence>,
+    ) -> Result<LogIndex, ShardError> {
+        self.shard.fence(context, fences).await
+    }
+
+    async fn read_moving(&self, request: MovingRequest) -> Result<MovingRows, ShardError> {
+        self.shard.read_moving(request).await
+    }
+
+    async fn apply_moving(&self, request: ApplyMoving) -> Result<(), ShardError> {
+        self.shard.apply_moving(request).await
+    }
+
+    async fn move_position(&self, id: MoveId) -> Result<Option<MovePosition>, ShardError> {
+        self.shard.move_position(id).await
+    }
+
+    async fn hold_ranges(&self, request: HoldRanges) -> Result<LogIndex, ShardError> {
+        self.shard.hold_ranges(request).await
+    }
+
+    async fn release_ranges(&self, id: MoveId) -> Result<(), ShardError> {
+        self.shard.release_ranges(id).await
+    }
+
+    async fn drop_ranges(&self, id: MoveId, tables: Vec<TableRanges>) -> Result<(), ShardError> {
+        self.shard.drop_ranges(id, tables).await
+    }
+
+    async fn is_range_clean(&self, id: MoveId) -> Result<bool, ShardError> {
+        self.shard.is_range_clean(id).await
+    }
+
+    async fn checksum_ranges(
+        &self,
+        context: &RequestContext,
+        tables: Vec<TableRanges>,
+    ) -> Result<Vec<RangeChecksum>, ShardError> {
+        self.shard.checksum_ranges(context, tables).await
+    }
+
+    async fn meta_watch(&self, after: LogIndex, wait: Duration) -> Result<LogIndex, ShardError> {
+        self.shard.meta_watch(after, wait).await
     }
 
     async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ShardError> {

@@ -346,6 +346,7 @@ pub(super) fn empty_table(
             primary_key: Vec::new(),
             primary_key_name: None,
             placement: cortex_shard_api::descriptor::Placement::Home(schema.home),
+            placement_epoch: 0,
             indexes: Vec::new(),
             checks: Vec::new(),
             foreign_keys: Vec::new(),

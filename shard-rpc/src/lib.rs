@@ -1,0 +1,1 @@
+//! Shards over the network: a `ShardClient` that speaks gRPC, and the server that answers it.
