@@ -20,6 +20,9 @@ mod write;
 /// Transactions: locks, write sets, snapshots, and the sequencer.
 mod txn;
 
+/// Which versions of tables and shard maps are served.
+mod fences;
+
 /// Sequences and hidden row ids.
 mod sequences;
 

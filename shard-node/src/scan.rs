@@ -18,6 +18,7 @@ use cortex_shard_api::{
 use parking_lot::RwLock;
 
 use crate::{
+    fences::Fences,
     storage::{KeyRange, after},
     txn::{sequencer::storage_error, snapshot::ReadView},
 };
@@ -73,8 +74,10 @@ pub(crate) fn rows(
     spec: &ScanSpec,
     reverse: bool,
     shard: ShardId,
+    fences: &Fences,
     dropped: &DroppedStorages,
 ) -> Result<Rows, ShardError> {
+    fences.check_view(shard, view.applied(), &spec.table)?;
     dropped.check(view, &spec.table, spec.table.storage, shard)?;
     if let Access::IndexRanges { index, .. } = spec.access
         && let Some(index) = spec.table.indexes.get(index)
@@ -250,6 +253,7 @@ fn by_index(
 pub(crate) struct ShardScan {
     pub view: ReadView,
     pub shard: ShardId,
+    pub fences: Fences,
     pub dropped: DroppedStorages,
 }
 
@@ -259,7 +263,7 @@ impl ScanSource for ShardScan {
         let batch_rows = spec.limit.map_or(batch_rows, |limit| batch_rows.min(limit.max(1)));
         let builder =
             RowBatchBuilder::new(&spec.table, &spec.columns, spec.with_identity, batch_rows);
-        let rows = rows(&self.view, spec, false, self.shard, &self.dropped)?;
+        let rows = rows(&self.view, spec, false, self.shard, &self.fences, &self.dropped)?;
         let batches = Batches { rows, builder, batch_rows, is_done: false };
         Ok(Box::pin(futures::stream::iter(batches)))
     }

@@ -4,7 +4,7 @@
 //! `write`, `exec` and the sequencer. Not here: any rule of SQL.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     path::PathBuf,
     sync::{
@@ -39,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     exec::FragmentRunner,
+    fences::{FenceKey, Fences},
     maintenance::{DROPS_MAX, Maintenance, Task},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
     replication::{self, Links},
@@ -59,6 +60,9 @@ const TRANSACTIONS_MAX: usize = 1 << 16;
 /// Snapshots leased at a time.
 const SNAPSHOTS_MAX: usize = 1 << 16;
 
+/// Fences of one request or transaction: more tables than a schema change or a move is made for.
+const FENCES_MAX: usize = 1 << 17;
+
 /// Set in the ids of transactions that live for one request; those of sessions never have it.
 const OWN_TXN_BIT: u64 = 1 << 63;
 
@@ -72,8 +76,6 @@ pub struct Shard {
     transactions: Mutex<HashMap<TxnId, Arc<Txn>>>,
     leases: Mutex<HashMap<SnapshotId, ReadView>>,
     next_id: AtomicU64,
-    /// The newest descriptor version seen of each table.
-    versions: Mutex<HashMap<Oid, u32>>,
     dropped: DroppedStorages,
     spill_directory: PathBuf,
     write_set_bytes: usize,
@@ -109,6 +111,7 @@ impl Shard {
             what: error.to_string(),
         };
         let links = Links::load(&*snapshot).map_err(corrupt)?;
+        let fences = Fences::load(&*snapshot).map_err(corrupt)?;
         let copies = replication::positions(id, &*snapshot).map_err(corrupt)?;
         let fragments =
             FragmentRunner::new(config.fragment_memory_bytes).map_err(|error| OpenError::Io {
@@ -124,6 +127,7 @@ impl Shard {
             published: ArcSwap::from_pointee(published),
             locks: LockManager::default(),
             counters: Mutex::new(recovered.counters),
+            fences,
             copies: watch::Sender::new(copies),
             poison: OnceLock::new(),
             log_bytes: AtomicU64::new(0),
@@ -169,7 +173,6 @@ impl Shard {
             transactions: Mutex::default(),
             leases: Mutex::default(),
             next_id: AtomicU64::new(1),
-            versions: Mutex::default(),
             dropped,
             spill_directory: config.directory.join("spill"),
             write_set_bytes: config.write_set_bytes,
@@ -318,6 +321,9 @@ impl Shard {
             if mode != LockMode::TableShared {
                 state.sole.insert(table);
             }
+            if mode == LockMode::TableExclusive {
+                state.exclusive.insert(table);
+            }
         }
         Ok(granted)
     }
@@ -338,20 +344,15 @@ impl Shard {
         if self.dropped.contains(table.storage) {
             return Err(stale(table.epoch()));
         }
+        self.core.fences.check_now(self.core.id, table)?;
         let mut state = txn.state.lock();
-        if state.sole.contains(&table.oid) {
+        state.note_used(table);
+        if state.exclusive.contains(&table.oid) {
             // It may be changing the schema: others are bound by this version once it has committed.
-            let version = state.versions.entry(table.oid).or_insert(table.version);
-            *version = (*version).max(table.version);
-            return Ok(());
+            let key = FenceKey::Shape(table.oid);
+            let version = state.versions.entry(key).or_default();
+            *version = u64::from(table.version).max(*version);
         }
-        drop(state);
-        let mut versions = self.versions.lock();
-        let known = versions.entry(table.oid).or_insert(table.version);
-        if *known > table.version {
-            return Err(stale(u64::from(*known)));
-        }
-        *known = table.version;
         Ok(())
     }
 
@@ -369,7 +370,8 @@ impl Shard {
 
     /// Commits a transaction that is out of the map (or never was in it).
     pub(crate) async fn commit_txn(&self, txn: Arc<Txn>) -> Result<LogIndex, ShardError> {
-        let versions = {
+        let is_writing = txn.is_writing();
+        {
             let mut state = txn.state.lock();
             state.is_over = true;
             if state.deferred.is_some() {
@@ -378,18 +380,15 @@ impl Shard {
                 self.abandon(&txn);
                 return Err(ShardError::Internal { shard: self.core.id, what });
             }
-            std::mem::take(&mut state.versions)
-        };
-        if !versions.is_empty() {
-            let mut known = self.versions.lock();
-            for (table, version) in versions {
-                let current = known.entry(table).or_insert(version);
-                *current = (*current).max(version);
-            }
         }
-        if !txn.has_written() {
+        if !is_writing {
+            let versions = std::mem::take(&mut txn.state.lock().versions);
+            let applied = self.core.published.load().applied;
+            for (key, version) in versions {
+                self.core.fences.raise(key, version, applied);
+            }
             self.core.locks.release_all(txn.id, true);
-            return Ok(self.core.published.load().applied);
+            return Ok(applied);
         }
         let (reply, answer) = oneshot::channel();
         // Nobody else knows the transaction any more: its locks must go if we are dropped while the queue is full.
@@ -461,10 +460,33 @@ impl ShardClient for Shard {
 
     async fn fence(
         &self,
-        _context: &RequestContext,
-        _fences: Vec<Fence>,
+        context: &RequestContext,
+        fences: Vec<Fence>,
     ) -> Result<LogIndex, ShardError> {
-        self.not_built("fence")
+        self.check_open()?;
+        self.core.check_writable()?;
+        if fences.len() > FENCES_MAX {
+            return Err(Shard::limit("number of fences", FENCES_MAX));
+        }
+        if let Some(id) = context.txn {
+            let txn = self.transaction(id)?;
+            let mut state = txn.state.lock();
+            if state.is_over {
+                return Err(ShardError::TransactionLost { shard: self.core.id });
+            }
+            if state.fences.len() + fences.len() > FENCES_MAX {
+                return Err(Shard::limit("number of fences", FENCES_MAX));
+            }
+            let marked = fences.into_iter().map(FenceKey::of);
+            state.fences.extend(marked.map(|(key, version)| (context.mark, key, version)));
+            return Ok(self.core.published.load().applied);
+        }
+        let mut raised = BTreeMap::new();
+        for (key, version) in fences.into_iter().map(FenceKey::of) {
+            let highest = raised.entry(key).or_insert(version);
+            *highest = version.max(*highest);
+        }
+        self.ask(|reply| Request::Fence { fences: raised, reply }).await
     }
 
     async fn read_moving(&self, _request: MovingRequest) -> Result<MovingRows, ShardError> {
@@ -527,6 +549,7 @@ impl ShardClient for Shard {
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
         let view = self.view(&request.context)?;
         let table = &request.table;
+        self.core.fences.check_view(self.core.id, view.applied(), table)?;
         self.dropped.check(&view, table, table.storage, self.core.id)?;
         let mut rows = Vec::with_capacity(request.keys.len());
         for key in &request.keys {
@@ -539,14 +562,16 @@ impl ShardClient for Shard {
 
     async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
         let view = self.view(&request.context)?;
-        let rows = scan::rows(&view, &request.spec, request.reverse, self.core.id, &self.dropped)?;
+        let (fences, dropped) = (&self.core.fences, &self.dropped);
+        let rows =
+            scan::rows(&view, &request.spec, request.reverse, self.core.id, fences, dropped)?;
         rows.take(SCAN_ROWS_MAX).collect()
     }
 
     async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
         let view = self.view(&request.context)?;
-        let source =
-            Arc::new(ShardScan { view, shard: self.core.id, dropped: self.dropped.clone() });
+        let (fences, dropped) = (self.core.fences.clone(), self.dropped.clone());
+        let source = Arc::new(ShardScan { view, shard: self.core.id, fences, dropped });
         self.fragments.run(&request.fragment, source)
     }
 
@@ -567,6 +592,7 @@ impl ShardClient for Shard {
             let current = request.table.epoch();
             return Err(ShardError::StaleEpoch { shard: self.core.id, current });
         }
+        self.core.fences.check_now(self.core.id, &request.table)?;
         let mut locked = Vec::with_capacity(request.rows.len());
         for (key, seen) in &request.rows {
             let lock = LockRequest {
@@ -618,10 +644,12 @@ impl ShardClient for Shard {
         let transaction = self.transactions.lock().get(&txn).cloned();
         if let Some(transaction) = transaction {
             transaction.writes.write().rollback_to(mark);
-            let deferred = &mut transaction.state.lock().deferred;
+            let mut state = transaction.state.lock();
+            let deferred = &mut state.deferred;
             if deferred.as_ref().is_some_and(|deferred| deferred.mark() >= mark) {
                 *deferred = None;
             }
+            state.fences.retain(|(raised_by, _, _)| *raised_by < mark);
         }
         Ok(())
     }
@@ -630,7 +658,11 @@ impl ShardClient for Shard {
         self.check_open()?;
         let transaction = self.transactions.lock().get(&txn).cloned();
         let transaction = transaction.ok_or(ShardError::TransactionLost { shard: self.core.id })?;
-        if transaction.has_written() { self.core.check_writable() } else { Ok(()) }
+        if !transaction.is_writing() {
+            return Ok(());
+        }
+        self.core.check_writable()?;
+        self.core.fences.check_used(&transaction.state.lock().used)
     }
 
     async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError> {

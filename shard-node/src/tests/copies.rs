@@ -34,16 +34,16 @@ fn reference(oid: u32) -> TableDescriptor {
 }
 
 /// A shard that can be crashed and opened again.
-struct Node {
+pub(super) struct Node {
     id: ShardId,
     disk: CrashDisk,
     storage: MemoryStorage,
     scratch: tempfile::TempDir,
-    shard: Arc<Shard>,
+    pub shard: Arc<Shard>,
 }
 
 impl Node {
-    fn new(id: ShardId) -> Node {
+    pub(super) fn new(id: ShardId) -> Node {
         let (disk, storage) = (CrashDisk::new(), MemoryStorage::default());
         let scratch = tempfile::tempdir().expect("a directory");
         let shard = open_shard(id, &disk, scratch.path(), storage.clone()).expect("opens");
@@ -51,7 +51,7 @@ impl Node {
     }
 
     /// Power is gone and comes back.
-    fn crash(&mut self, rng: &mut StdRng) {
+    pub(super) fn crash(&mut self, rng: &mut StdRng) {
         self.disk = self.disk.image(rng.random());
         self.storage = self.storage.crash(rng.random());
         let (scratch, storage) = (self.scratch.path(), self.storage.clone());

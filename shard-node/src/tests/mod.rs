@@ -12,6 +12,8 @@ mod disk;
 
 mod expressions;
 
+mod fences;
+
 mod foreign_keys;
 
 mod locks;

@@ -19,14 +19,16 @@ pub(crate) mod spill;
 pub(crate) mod write_set;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
 
-use cortex_shard_api::{LogIndex, Oid, ShardId, StorageId, TxnId};
+use cortex_shard_api::{LogIndex, Oid, ShardId, StorageId, TableDescriptor, TxnId};
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
+use crate::fences::FenceKey;
 use write_set::WriteSet;
 
 /// A transaction as one shard knows it.
@@ -44,8 +46,14 @@ pub(crate) struct TxnState {
     pub row_locks: HashMap<Oid, usize>,
     /// Tables that nobody else can write.
     pub sole: HashSet<Oid>,
-    /// Descriptor versions it used while it changed the schema; they count for others once it commits.
-    pub versions: HashMap<Oid, u32>,
+    /// Tables that it holds exclusively: it may be changing their schema.
+    pub exclusive: HashSet<Oid>,
+    /// The oldest versions with which it has written: no fence may pass them before it commits.
+    pub used: SmallVec<[(FenceKey, u64); 2]>,
+    /// Fences that it raises, each with the mark of its statement.
+    pub fences: Vec<(u32, FenceKey, u64)>,
+    /// Versions of tables that it wrote while it held them exclusively. They bind others once it commits, until a restart.
+    pub versions: BTreeMap<FenceKey, u64>,
     /// What the running statement still owes to foreign keys of a table that refers to itself.
     pub deferred: Option<crate::write::Deferred>,
     /// Storages of reference tables that it may have written, on their primary copy.
@@ -64,6 +72,18 @@ pub(crate) struct Follows {
     pub to: LogIndex,
 }
 
+impl TxnState {
+    /// Notes with which versions it writes a table.
+    pub(crate) fn note_used(&mut self, table: &TableDescriptor) {
+        for (key, version) in FenceKey::of_table(table) {
+            match self.used.iter_mut().find(|(used, _)| *used == key) {
+                Some((_, least)) => *least = (*least).min(version),
+                None => self.used.push((key, version)),
+            }
+        }
+    }
+}
+
 impl Txn {
     pub(crate) fn new(id: TxnId, spill_directory: &Path, budget: usize) -> Txn {
         let writes = WriteSet::new(spill_directory.to_owned(), budget);
@@ -72,5 +92,10 @@ impl Txn {
 
     pub(crate) fn has_written(&self) -> bool {
         !self.writes.read().is_empty()
+    }
+
+    /// Whether its commit leaves anything in the log.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.has_written() || !self.state.lock().fences.is_empty()
     }
 }

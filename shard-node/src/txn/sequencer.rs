@@ -4,9 +4,12 @@
 //! answers. Not here: the bytes of entries (`entry`) and of the log (`log`). Nothing is applied before it is durable, and
 //! locks are let go only once the new state is published, so whoever gets a lock sees what its last holder did.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -18,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Follows, Txn, locks::LockManager, snapshot::Published, write_set::FinalWrite};
 use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
+    fences::{self, FenceKey, Fences},
     log::{Entry as LogEntry, LogError, ShardLog},
     recovery::Applier,
     replication::{Links, Positions, position_op},
@@ -47,6 +51,11 @@ pub(crate) enum Request {
         guard: Option<Guard>,
         ops: Vec<Op>,
         reply: Option<Reply<LogIndex>>,
+    },
+    /// Raises fences outside of transactions.
+    Fence {
+        fences: BTreeMap<FenceKey, u64>,
+        reply: Reply<LogIndex>,
     },
     /// Forgets storages; their keys are deleted later.
     Drop {
@@ -96,6 +105,7 @@ pub(crate) struct Core {
     pub published: ArcSwap<Published>,
     pub locks: LockManager,
     pub counters: Mutex<Counters>,
+    pub fences: Fences,
     /// How far copies of reference tables are, as published.
     pub copies: watch::Sender<Positions>,
     /// Why the shard takes no writes any more.
@@ -154,6 +164,8 @@ struct Group {
     kv: Vec<(Bytes, Option<Bytes>)>,
     /// Positions of copies that it reaches.
     copies: Vec<(ShardId, LogIndex)>,
+    /// Fences that it raises, in the order of the log.
+    fences: Vec<(FenceKey, u64, LogIndex)>,
 }
 
 impl Sequencer {
@@ -192,6 +204,7 @@ impl Sequencer {
                 Request::Write { guard, ops, reply } => {
                     self.take_write(&mut group, guard, ops, reply);
                 }
+                Request::Fence { fences, reply } => self.take_fences(&mut group, fences, reply),
                 Request::Drop { storages, reply } => {
                     self.take_payload(&mut group, entry::drop_storages(&storages), reply);
                 }
@@ -226,9 +239,17 @@ impl Sequencer {
     /// Turns a write set into entries: one batch, or chunks and a commit record.
     fn log_commit(&mut self, group: &mut Group, txn: &Txn) -> Result<LogIndex, ShardError> {
         let id = self.core.id;
-        let (copied, follows) = {
+        let (copied, follows, fences, versions) = {
             let mut state = txn.state.lock();
-            (std::mem::take(&mut state.copied), state.follows)
+            self.check_used(group, &state.used)?;
+            let raised = state.fences.drain(..).map(|(_, key, version)| (key, version));
+            let mut fences = BTreeMap::new();
+            for (key, version) in raised {
+                let raised = fences.entry(key).or_insert(version);
+                *raised = version.max(*raised);
+            }
+            let versions = std::mem::take(&mut state.versions);
+            (std::mem::take(&mut state.copied), state.follows, fences, versions)
         };
         if let Some(follows) = &follows {
             self.check_position(follows)?;
@@ -247,6 +268,7 @@ impl Sequencer {
             sum.add(&write.key, write.base, write.value.as_ref().map(size));
         };
         let finish = |writer: &mut OpWriter| {
+            fences::ops(&fences).for_each(|op| put_op(writer, &op));
             if let Some(follows) = &follows {
                 put_op(writer, &position_op(follows.source, follows.to));
             }
@@ -295,7 +317,54 @@ impl Sequencer {
             group.copies.push((id, first));
         }
         group.copies.extend(follows.map(|follows| (follows.source, follows.to)));
+        let raised = fences.into_iter().chain(versions);
+        group.fences.extend(raised.map(|(key, version)| (key, version, index)));
         Ok(index)
+    }
+
+    /// Refuses the commit of what was written under a version that a fence has passed since.
+    fn check_used(&self, group: &Group, used: &[(FenceKey, u64)]) -> Result<(), ShardError> {
+        self.core.fences.check_used(used)?;
+        let is_passed = |key, version| {
+            group.fences.iter().any(|(raised, by, _)| *raised == key && *by > version)
+        };
+        if used.iter().any(|(key, version)| is_passed(*key, *version)) {
+            return Err(fences::passed_by());
+        }
+        Ok(())
+    }
+
+    fn take_fences(
+        &mut self,
+        group: &mut Group,
+        mut fences: BTreeMap<FenceKey, u64>,
+        reply: Reply<LogIndex>,
+    ) {
+        if let Err(error) = self.core.check_writable() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let stands = |key, version| {
+            let mut raised = group.fences.iter();
+            version <= self.core.fences.current(key)
+                || raised.any(|(raised, by, _)| *raised == key && *by >= version)
+        };
+        fences.retain(|key, version| !stands(*key, *version));
+        if fences.is_empty() {
+            // They stand already, or will with this group.
+            if group.to_apply.is_empty() {
+                let _ = reply.send(Ok(self.core.published.load().applied));
+            } else {
+                let index = LogIndex(self.next.0 - 1);
+                group.answers.push(Answer::Write { index, reply: Some(reply) });
+            }
+            return;
+        }
+        let mut writer = OpWriter::batch(&[]);
+        fences::ops(&fences).for_each(|op| put_op(&mut writer, &op));
+        let index = self.push(group, writer.finish());
+        group.fences.extend(fences.into_iter().map(|(key, version)| (key, version, index)));
+        group.answers.push(Answer::Write { index, reply: Some(reply) });
     }
 
     fn append_chunk(&mut self, writer: OpWriter) -> Result<(), ShardError> {
@@ -419,7 +488,7 @@ impl Sequencer {
         let done = written
             .and_then(|()| self.core.log.sync().map_err(|error| self.fail(error)))
             .and_then(|()| {
-                self.apply(&group.to_apply).map_err(|error| {
+                self.apply(&group).map_err(|error| {
                     self.poison(&error.to_string());
                     self.core.storage_error(error)
                 })
@@ -447,10 +516,10 @@ impl Sequencer {
         }
     }
 
-    fn apply(&self, entries: &[(LogIndex, Bytes)]) -> Result<(), StorageError> {
+    fn apply(&self, group: &Group) -> Result<(), StorageError> {
         let mut applier = Applier::new(&*self.core.storage, &*self.core.log);
         let mut applied = LogIndex(0);
-        for (index, payload) in entries {
+        for (index, payload) in &group.to_apply {
             applier.apply(*index, Entry::decode(payload)?)?;
             applied = *index;
         }
@@ -458,6 +527,9 @@ impl Sequencer {
         let mut counters = self.core.counters.lock();
         changes.iter().for_each(|change| counters.change(change));
         drop(counters);
+        for (key, version, index) in &group.fences {
+            self.core.fences.raise(*key, *version, *index);
+        }
         let snapshot = self.core.storage.snapshot();
         self.core.published.store(Arc::new(Published { snapshot, applied }));
         Ok(())
@@ -508,6 +580,7 @@ impl Sequencer {
             }
             Request::Commit { .. }
             | Request::Write { .. }
+            | Request::Fence { .. }
             | Request::Drop { .. }
             | Request::Dropped { .. }
             | Request::Stop => {}

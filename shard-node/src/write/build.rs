@@ -76,6 +76,7 @@ pub(crate) async fn rewrite_table(
     let txn = shard.transaction(id)?;
     let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own: false, is_armed: true };
     let statement = Statement::new(shard, &txn, context, to, &[]);
+    shard.core.fences.check_now(shard.core.id, from)?;
     shard.hold_for_writing(&txn, to, context).await?;
     shard.note_copied(&txn, to)?;
     let view = ReadView::pin(shard.core.published.load_full(), Some(&txn));

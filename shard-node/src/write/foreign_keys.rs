@@ -208,6 +208,7 @@ impl Statement<'_> {
         let Some(any) = gone.values().next() else { return Ok(()) };
         let child = &any.child;
         let Some(foreign_key) = child.foreign_keys.get(any.foreign_key) else { return Ok(()) };
+        self.shard.core.fences.check_now(self.shard.core.id, child)?;
         let view = self.view();
         let rows = view.rows(KeyRange::prefix(&key::storage_prefix(child.storage)), false);
         for (n, stored) in rows.enumerate() {
@@ -429,6 +430,7 @@ impl Statement<'_> {
             return Ok(Vec::new());
         };
         let wanted = encode(child, columns, &values);
+        self.shard.core.fences.check_now(self.shard.core.id, child)?;
         let view = self.view();
         let mut found = Vec::new();
         let mut seen = HashSet::new();
