@@ -233,10 +233,8 @@ fn owner_of_slot(owners: &[ShardId], slot: Slot) -> ShardId {
 fn unsharded_owner(table: &TableDescriptor) -> ShardId {
     match &table.placement {
         Placement::Home(shard) => *shard,
-        Placement::Reference(shards) if !shards.contains(&ShardId::HOME) => {
-            shards.first().copied().unwrap_or(ShardId::HOME)
-        }
-        _ => ShardId::HOME,
+        Placement::Reference(shards) => shards.first().copied().unwrap_or(ShardId::HOME),
+        Placement::Hash { .. } | Placement::Range { .. } => ShardId::HOME,
     }
 }
 

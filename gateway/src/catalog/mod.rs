@@ -25,6 +25,9 @@ pub mod session_info;
 /// System relations: pg_catalog, information_schema and cortex.
 pub mod relations;
 
+/// Which functions change the cluster.
+pub mod administration;
+
 /// Functions that ask the catalog.
 pub mod functions;
 

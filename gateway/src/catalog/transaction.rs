@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use cortex_planner::{
+    PlanError,
     bind::ddl::{
         DdlCommand,
         plan::{self, DdlEnvironment},
@@ -139,6 +140,17 @@ impl CatalogTransaction {
             })
             .collect();
         Ok(DdlOutcome { tag: plan.tag, notices, created: plan.created })
+    }
+
+    /// Changes maps, which need no work on shards. After an error nothing is changed.
+    pub fn edit(
+        &mut self,
+        edit: impl FnOnce(&mut Catalog) -> Result<(), PlanError>,
+    ) -> Result<(), PgError> {
+        let mut next = Catalog::clone(&self.current);
+        edit(&mut next)?;
+        self.current = Arc::new(next);
+        Ok(())
     }
 
     /// Writes and publishes the changes, after the shards have committed. Returns the version now in force.

@@ -70,7 +70,7 @@ impl Session {
                 let plan = self.explain_write(write, &inner.parameters, &parameters).await?;
                 Shown { plan, planning: begun.elapsed(), execution: None }
             }
-            Plan::Ddl(_) | Plan::Utility | Plan::Explain(_) => {
+            Plan::Ddl(_) | Plan::Administration(_) | Plan::Utility | Plan::Explain(_) => {
                 return Err(PgError::new(
                     SqlState::SYNTAX_ERROR,
                     "EXPLAIN takes SELECT, INSERT, UPDATE or DELETE",
@@ -84,7 +84,11 @@ impl Session {
                 Plan::Write(write) => {
                     drop(self.run_write(write, &inner.parameters, parameters, false).await?);
                 }
-                Plan::Query(_) | Plan::Ddl(_) | Plan::Utility | Plan::Explain(_) => {}
+                Plan::Query(_)
+                | Plan::Ddl(_)
+                | Plan::Administration(_)
+                | Plan::Utility
+                | Plan::Explain(_) => {}
             }
             shown.execution = Some(running.elapsed());
         }

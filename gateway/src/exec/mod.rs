@@ -51,6 +51,9 @@ mod rows;
 /// CREATE, ALTER, DROP.
 mod ddl;
 
+/// Functions that change the cluster: `cortex.move_slots` and its like.
+mod administration;
+
 /// EXPLAIN.
 mod explain;
 
@@ -113,6 +116,9 @@ async fn dispatch_once(
             session.run_write(write, &plan.parameters, parameters, autocommit).await
         }
         Plan::Ddl(command) => session.run_ddl(command, &plan.parsed.sql).await,
+        Plan::Administration(call) => {
+            session.run_administration(call, &plan.parameters, &parameters).await
+        }
         Plan::Explain(inner) => session.run_explain(&plan.parsed.ast, inner, parameters).await,
         Plan::Utility => session.run_utility(prepared, &plan.parsed, autocommit).await,
     }

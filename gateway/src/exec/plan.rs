@@ -16,7 +16,10 @@ use cortex_shard_api::{SqlType, TypeMod};
 use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::Statement;
 
-use super::session::Session;
+use super::{
+    administration::{AdministrationPlan, Call},
+    session::Session,
+};
 use crate::{
     error::{PgError, SqlState},
     parse::{Ast, Parsed, TransactionStatement},
@@ -30,6 +33,8 @@ pub(crate) enum Plan {
     Query(QueryPlan),
     Write(WritePlan),
     Ddl(DdlCommand),
+    /// A function that changes the cluster, and the query over what it returns.
+    Administration(Box<AdministrationPlan>),
     /// Run from the AST: transactions, settings, cursors, COPY, EXPLAIN.
     Utility,
     /// EXPLAIN of a statement; its own plan is inside.
@@ -94,7 +99,11 @@ impl Plan {
 
     /// Whether several statements up to Sync need a transaction around this one.
     pub fn wants_transaction(&self) -> bool {
-        !matches!(self, Plan::Utility | Plan::Explain(_))
+        match self {
+            Plan::Administration(plan) => plan.function.in_block,
+            Plan::Utility | Plan::Explain(_) => false,
+            Plan::FastSelect(_) | Plan::Query(_) | Plan::Write(_) | Plan::Ddl(_) => true,
+        }
     }
 }
 
@@ -164,6 +173,7 @@ impl PreparedPlan {
             Plan::Write(write) => {
                 write.bound.returning().map(|returning| returning.columns.clone())
             }
+            Plan::Administration(plan) => Some(plan.query.bound.columns.clone().into()),
             Plan::Ddl(_) => None,
             Plan::Explain(_) => Some(text_columns(&["QUERY PLAN"])),
             Plan::Utility => utility_columns(session, &self.parsed.ast)?,
@@ -221,6 +231,9 @@ fn bind_statement(
     let settings = session.eval_context().settings;
     let mut binder = Binder::new(&namespace, &settings, sql.clone(), parameters);
     let plan = match statement {
+        Statement::Query(query) if let Some(call) = Call::find(query) => {
+            Plan::Administration(Box::new(AdministrationPlan::bind(call, &mut binder)?))
+        }
         Statement::Query(query) if is_write(query) => {
             Plan::Write(WritePlan::new(binder.bind_with_write(query, fast_path)?))
         }

@@ -66,7 +66,7 @@ impl Session {
                 query.bound.locking.iter().map(|it| it.table.descriptor.oid).collect()
             }
             Plan::FastSelect(fast) => vec![fast.table.descriptor.oid],
-            Plan::Ddl(_) | Plan::Utility | Plan::Explain(_) => Vec::new(),
+            Plan::Ddl(_) | Plan::Administration(_) | Plan::Utility | Plan::Explain(_) => Vec::new(),
         }
     }
 }

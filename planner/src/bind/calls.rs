@@ -104,6 +104,11 @@ impl Binder<'_> {
         match parts.as_slice() {
             [name] => Ok(name.clone()),
             [schema, name] if schema == "pg_catalog" => Ok(name.clone()),
+            [schema, name]
+                if schema == "cortex" && self.namespace.system.is_administration(name) =>
+            {
+                Err(stands_alone(&parts.join(".")))
+            }
             _ => Err(PlanError::new(
                 PlanErrorKind::UndefinedFunction,
                 format!("function {} does not exist", parts.join(".")),
@@ -172,6 +177,9 @@ impl Binder<'_> {
                         || registry::can_cast(arg.ty.ty, to, CastContext::Explicit))
                 {
                     return self.cast(arg.clone(), TypeMod::plain(to));
+                }
+                if self.namespace.system.is_administration(name) {
+                    return Err(stands_alone(name).at(position));
                 }
                 return Err(PlanError::from(error).at(position));
             }
@@ -487,6 +495,17 @@ impl Binder<'_> {
         check_orderable(&expr)?;
         Ok(SortKey { expr, ascending, nulls_first })
     }
+}
+
+/// A function that changes the cluster, called inside another statement.
+fn stands_alone(name: &str) -> PlanError {
+    PlanError::unsupported(
+        format!("function {name} can only be called by itself"),
+        format!(
+            "Use SELECT {name}(...) without FROM, or SELECT ... FROM {name}(...) without other relations, with constants and \
+             parameters as arguments."
+        ),
+    )
 }
 
 /// json has no order and no equality.

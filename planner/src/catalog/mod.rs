@@ -24,6 +24,9 @@ pub mod ids;
 /// Names that the system chooses.
 pub mod naming;
 
+/// Maps of the next version: who owns which slots, ranges and home tables.
+pub mod placement;
+
 pub use ids::IdSource;
 
 /// One version of everything that has a name. Cheap to clone; a change makes the next version.
@@ -183,6 +186,12 @@ impl std::fmt::Debug for SystemRelation {
 /// Who knows the system relations: the gateway.
 pub trait SystemRelations: Send + Sync + std::fmt::Debug {
     fn relation(&self, schema: &str, name: &str) -> Option<Arc<SystemRelation>>;
+
+    /// Whether a function of that name changes the cluster: such calls stand alone, and the gateway takes them before they
+    /// are bound. Where one is met in another place, the error says so.
+    fn is_administration(&self, _name: &str) -> bool {
+        false
+    }
 }
 
 /// A catalog with the way names are looked up in it: what binding needs.

@@ -9,6 +9,7 @@ use super::{
     names::{relation_by_name, split_name},
     text,
 };
+use crate::catalog::administration;
 
 impl Call<'_> {
     pub(super) fn definition(&self, name: &str) -> Result<Datum> {
@@ -74,6 +75,13 @@ impl Call<'_> {
 
 /// Arguments or result of a built-in function.
 fn function_part(name: &str, oid: Oid) -> Option<String> {
+    if let Some(function) = administration::by_oid(oid) {
+        return Some(match name {
+            "pg_get_function_result" => function.result_text(),
+            "pg_get_function_identity_arguments" => function.arguments_text(false),
+            _ => function.arguments_text(true),
+        });
+    }
     let function = registry::functions().into_iter().find(|function| function.oid == oid.0)?;
     let shown = |oid: u32| match SqlType::from_oid(oid) {
         Some(ty) => type_name(TypeMod::plain(ty)),

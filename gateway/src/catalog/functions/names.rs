@@ -7,12 +7,14 @@ use cortex_planner::catalog::{Catalog, deparse, edit::class};
 use cortex_shard_api::{Datum, Oid, SqlType, TypeMod, ValueError, ValueErrorKind, value};
 
 use super::{Call, Result, maybe_text, text};
-use crate::catalog::{SessionInfo, relations};
+use crate::catalog::{SessionInfo, administration, relations};
 
 /// Built-in functions by name; several may share one.
 static FUNCTIONS: LazyLock<HashMap<u32, &'static str>> = LazyLock::new(|| {
     let ours = registry::functions().into_iter().map(|function| (function.oid, function.name));
-    ours.chain(relations::support_functions()).collect()
+    let administration =
+        administration::FUNCTIONS.iter().map(|function| (function.oid, function.name));
+    ours.chain(relations::support_functions()).chain(administration).collect()
 });
 
 /// Splits `"a".b` into its parts, folded. 42602 for what is no name.
@@ -254,6 +256,9 @@ pub fn builtin_description(object: Oid, wanted: Option<Oid>) -> Option<&'static 
         let found = functions.find(|(oid, _)| oid.parse() == Ok(object.0));
         if let Some((_, description)) = found {
             return Some(description);
+        }
+        if let Some(function) = administration::by_oid(object) {
+            return Some(function.description);
         }
     }
     include_str!("../relations/facts/pg_description.tsv").lines().find_map(|line| {

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use cortex_functions::registry::{self, Volatility};
 use cortex_planner::catalog::edit::{PG_CATALOG, SUPERUSER};
-use cortex_shard_api::{Datum, Oid, ValueError};
+use cortex_shard_api::{Datum, Oid, SqlType, ValueError};
 
 use super::{
     Fill, Source,
-    rows::{Rows, letter, oid, oid_array, text},
+    rows::{Rows, array, letter, oid, oid_array, text, text_array},
 };
+use crate::catalog::administration::FUNCTIONS;
 
 pub const RELATIONS: &[(&str, Fill)] = &[
     ("pg_type", |_, rows| rows.push_text(include_str!("facts/pg_type.tsv"), |_| true)),
@@ -69,6 +70,7 @@ fn pg_proc(_: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
             ("prosrc", text(function.source)),
         ]);
     }
+    administration(rows);
     for line in include_str!("facts/pg_proc_support.tsv").lines() {
         let fields: Vec<&str> = line.split('\t').collect();
         let [id, name, _, _, _, returns, args, strict, volatility, set, count, source] = fields[..]
@@ -95,6 +97,43 @@ fn pg_proc(_: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
         ]);
     }
     Ok(())
+}
+
+/// Functions that change the cluster.
+fn administration(rows: &mut Rows) {
+    for function in FUNCTIONS {
+        let types = || function.arguments.iter().map(|argument| argument.ty.oid());
+        let columns = || function.columns.iter().filter(|_| function.returns_table);
+        let all = types().chain(columns().map(|(_, ty)| ty.oid()));
+        let names = function.arguments.iter().map(|argument| argument.name);
+        let names = names.chain(columns().map(|(name, _)| *name)).map(str::to_owned);
+        let modes = function.arguments.iter().map(|_| 'i').chain(columns().map(|_| 't'));
+        let modes = modes.map(letter).collect();
+        rows.push([
+            ("oid", Datum::Oid(function.oid)),
+            ("proname", text(function.name)),
+            ("pronamespace", oid(function.namespace())),
+            ("proowner", oid(SUPERUSER)),
+            ("prolang", oid(INTERNAL_LANGUAGE)),
+            ("procost", Datum::Float4(1.0)),
+            ("prorows", Datum::Float4(if function.returns_table { 1000.0 } else { 0.0 })),
+            ("prokind", letter('f')),
+            ("proretset", Datum::Bool(function.returns_table)),
+            ("provolatile", letter('v')),
+            ("proparallel", letter('u')),
+            ("pronargs", Datum::Int2(function.arguments.len() as i16)),
+            ("pronargdefaults", Datum::Int2(function.defaults() as i16)),
+            ("prorettype", Datum::Oid(function.result_type().oid())),
+            ("proargtypes", oid_array(types())),
+            ("proallargtypes", if function.returns_table { oid_array(all) } else { Datum::Null }),
+            (
+                "proargmodes",
+                if function.returns_table { array(SqlType::Char, modes) } else { Datum::Null },
+            ),
+            ("proargnames", text_array(names)),
+            ("prosrc", text(function.name)),
+        ]);
+    }
 }
 
 /// Names of the functions behind types and aggregates that cannot be called: (OID, name).

@@ -1,5 +1,6 @@
 //! pg_depend, pg_description, pg_shdescription, pg_shdepend.
 
+use crate::catalog::administration::FUNCTIONS;
 use cortex_planner::catalog::edit::class;
 use cortex_shard_api::{Datum, Oid, ValueError};
 
@@ -92,6 +93,13 @@ fn pg_description(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError
                 ("description", text(description)),
             ]);
         }
+    }
+    for function in FUNCTIONS {
+        rows.push([
+            ("objoid", Datum::Oid(function.oid)),
+            ("classoid", oid(class::PROC)),
+            ("description", text(function.description)),
+        ]);
     }
     let shared = [class::ROLE, class::DATABASE];
     for (key, comment) in &source.catalog.comments {

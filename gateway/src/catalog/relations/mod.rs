@@ -24,7 +24,7 @@ use datafusion::{
 use parking_lot::Mutex;
 
 use self::{facts::RelationFacts, rows::Rows};
-use super::session_info::SessionInfo;
+use super::{administration, session_info::SessionInfo};
 
 /// Which relations there are.
 pub mod facts;
@@ -134,6 +134,10 @@ impl SystemCatalog {
 }
 
 impl SystemRelations for SystemCatalog {
+    fn is_administration(&self, name: &str) -> bool {
+        administration::by_name(None, name).is_some()
+    }
+
     fn relation(&self, schema: &str, name: &str) -> Option<Arc<SystemRelation>> {
         let facts = facts::relation(schema, name)?;
         Some(Arc::new(SystemRelation {
