@@ -13,7 +13,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
     catalog::CatalogStore,
-    exec::gateway::{DATABASE, Gateway, Service, Shards},
+    cluster::Cluster,
+    exec::gateway::{DATABASE, Gateway, Service},
     run::{OpenRequest, Opened, say},
     statement::SqlService,
 };
@@ -34,17 +35,12 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
     let shards = tokio::task::spawn_blocking(move || open_shards(&directory, n_shards))
         .await
         .context("opening the shards")??;
-    let clients = |shards: &[Arc<Shard>]| -> Vec<Arc<dyn ShardClient>> {
-        shards.iter().map(|shard| shard.clone() as Arc<dyn ShardClient>).collect()
-    };
-    let all = clients(&shards);
-    let (meta, data) = all.split_first().ok_or_else(|| anyhow!("there is no meta shard"))?;
-    let store =
-        CatalogStore::open(meta.clone(), data.to_vec()).await.map_err(|e| anyhow!("{e}"))?;
-    let store = Arc::new(store);
+    let clients = shards.iter().map(|shard| shard.clone() as Arc<dyn ShardClient>).collect();
+    let cluster = Cluster::embedded(clients).await.map_err(|error| anyhow!("{error}"))?;
+    cluster.follow(|_, _| {});
+    let store = CatalogStore::open(cluster).await.map_err(|error| anyhow!("{error}"))?;
     let queries = query_runtime()?;
-    let gateway = Gateway::new(Shards::new(all.clone()), store, queries.handle.clone());
-    let gateway = Arc::new(gateway);
+    let gateway = Arc::new(Gateway::new(store, queries.handle.clone()));
     let followers = follow(&shards);
     let service = Service(gateway);
     if let Some(password) = &request.initial_verifier {

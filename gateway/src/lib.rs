@@ -29,6 +29,9 @@ pub mod copy;
 /// Answers as bytes.
 mod encode;
 
+/// Members, shards as they come and go, the meta service.
+pub mod cluster;
+
 /// The durable catalog, schema changes, and the relations that show it.
 pub mod catalog;
 /// Query text to statements.

@@ -32,6 +32,9 @@ pub mod copies;
 /// How rows move from shard to shard.
 pub mod moves;
 
+/// Membership and locks of a cluster.
+pub mod cluster;
+
 /// Value and shard errors.
 pub mod error;
 

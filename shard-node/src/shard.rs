@@ -129,6 +129,7 @@ impl Shard {
             counters: Mutex::new(recovered.counters),
             fences,
             copies: watch::Sender::new(copies),
+            meta_changed: watch::Sender::new(recovered.applied),
             poison: OnceLock::new(),
             log_bytes: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
@@ -525,8 +526,15 @@ impl ShardClient for Shard {
         self.not_built("checksum_ranges")
     }
 
-    async fn meta_watch(&self, _after: LogIndex, _wait: Duration) -> Result<LogIndex, ShardError> {
-        self.not_built("meta_watch")
+    async fn meta_watch(&self, after: LogIndex, wait: Duration) -> Result<LogIndex, ShardError> {
+        self.check_open()?;
+        let mut changed = self.core.meta_changed.subscribe();
+        let newer = changed.wait_for(|index| *index > after);
+        match tokio::time::timeout(wait, newer).await {
+            Ok(Ok(index)) => Ok(*index),
+            // Time is up, or the shard is going away.
+            Ok(Err(_)) | Err(_) => Ok(*self.core.meta_changed.borrow()),
+        }
     }
 
     async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {

@@ -36,11 +36,15 @@ enum Kind {
     Role = 6,
     Group = 7,
     Comment = 8,
+    /// A schema change that is about to reach its commit point: `[oid 0][gateway u32 BE]`.
+    Intent = 9,
+    /// Which publication made the version of the head.
+    Author = 10,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 11] = [
             Kind::Head,
             Kind::Ids,
             Kind::Schema,
@@ -50,6 +54,8 @@ impl Kind {
             Kind::Role,
             Kind::Group,
             Kind::Comment,
+            Kind::Intent,
+            Kind::Author,
         ];
         KINDS.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -60,6 +66,43 @@ struct StoredGroup {
     key_types: Vec<SqlType>,
     default: bool,
     map: SlotMap,
+}
+
+/// A schema change whose shard transactions may be committed. It ends with the version that has the change; one that was left
+/// behind is undone by raising the versions of its tables (`store`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The start of the gateway that wrote it.
+    pub gateway: u32,
+    /// Tables with the versions that shards may demand from now on.
+    pub fences: Vec<(Oid, u32)>,
+}
+
+impl Intent {
+    /// What the keys of all begin with.
+    pub fn prefix() -> Vec<u8> {
+        key(Kind::Intent, Oid::INVALID)
+    }
+
+    pub fn read(value: &[u8]) -> Result<Intent, PgError> {
+        decode(value)
+    }
+
+    pub fn key(&self) -> Vec<u8> {
+        let mut key = key(Kind::Intent, Oid::INVALID);
+        key.extend_from_slice(&self.gateway.to_be_bytes());
+        key
+    }
+
+    /// What writes it.
+    pub fn write(&self) -> Result<MetaWrite, PgError> {
+        Ok(MetaWrite { key: self.key(), value: Some(encode(self)?) })
+    }
+
+    /// What ends it.
+    pub fn delete(&self) -> MetaWrite {
+        MetaWrite { key: self.key(), value: None }
+    }
 }
 
 fn key(kind: Kind, oid: Oid) -> Vec<u8> {
@@ -80,6 +123,11 @@ pub fn head(version: u64) -> (Vec<u8>, Vec<u8>) {
     let mut value = FORMAT.to_be_bytes().to_vec();
     value.extend_from_slice(&version.to_be_bytes());
     (key(Kind::Head, Oid::INVALID), value)
+}
+
+/// Key and value of the mark that a publication leaves: who does not know whether its write was done finds it.
+pub fn author(mark: u64) -> (Vec<u8>, Vec<u8>) {
+    (key(Kind::Author, Oid::INVALID), mark.to_be_bytes().to_vec())
 }
 
 /// The reservation's key and value.
@@ -169,8 +217,7 @@ pub fn load(entries: &[(Bytes, Bytes)]) -> Result<Option<Catalog>, PgError> {
         match kind {
             Kind::Head => version = Some(read_head(value)?),
             Kind::Ids => {
-                let bytes = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| corrupt("ids"))?;
-                ids_limit = u32::from_be_bytes(bytes);
+                ids_limit = read_ids(value)?;
             }
             Kind::Schema => {
                 catalog.schemas.insert(oid, Arc::new(decode::<Schema>(value)?));
@@ -201,6 +248,8 @@ pub fn load(entries: &[(Bytes, Bytes)]) -> Result<Option<Catalog>, PgError> {
                 let text = std::str::from_utf8(value).map_err(|_| corrupt("comment"))?;
                 catalog.comments.insert(comment, Arc::from(text));
             }
+            // Whoever changes the catalog looks for them.
+            Kind::Intent | Kind::Author => {}
         }
     }
     let Some(version) = version else { return Ok(None) };
@@ -227,7 +276,14 @@ fn read_comment_key(class: Oid, rest: &[u8]) -> Result<CommentKey, PgError> {
     })
 }
 
-fn read_head(value: &[u8]) -> Result<u64, PgError> {
+/// The reservation's value.
+pub fn read_ids(value: &[u8]) -> Result<u32, PgError> {
+    let bytes = <[u8; 4]>::try_from(value).map_err(|_| corrupt("ids"))?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+/// The version that a head's value says.
+pub fn read_head(value: &[u8]) -> Result<u64, PgError> {
     let bytes = <[u8; 10]>::try_from(value).map_err(|_| corrupt("head"))?;
     let [f0, f1, version @ ..] = bytes;
     let format = u16::from_be_bytes([f0, f1]);

@@ -1,10 +1,22 @@
 //! A session's uncommitted schema changes.
 //!
 //! Begun with the transaction's first schema change, ended with the transaction. The session sees its own version
-//! (`catalog`), nobody else does. The order of a commit: every shard in `shards()` commits the session's transaction, then
-//! `commit` writes the catalog (the commit point) and publishes it, then the session's table locks are released.
+//! (`catalog`), nobody else does. The order of a commit:
+//!
+//! 1. `fence` writes an intent to the meta shard and, inside the session's transaction, has every shard of a changed table
+//!    refuse older versions of it: what other gateways plan with them.
+//! 2. Every shard in `shards()` commits the session's transaction.
+//! 3. `commit` writes the catalog, and with it the end of the intent: the commit point. Then other gateways are waited for.
+//! 4. The session's table locks are released.
+//!
+//! A crash before 2 leaves an intent alone; one before 3, shards that demand versions which were never published. Whoever
+//! takes the DDL lock next finds the intent and publishes the tables as they were with versions above these
+//! (`CatalogStore::undo_left_behind`).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use cortex_planner::{
@@ -15,11 +27,16 @@ use cortex_planner::{
     },
     catalog::Catalog,
 };
-use cortex_shard_api::{Oid, ShardId, StorageId, client::RequestContext};
-use tokio::sync::OwnedMutexGuard;
+use cortex_shard_api::{
+    Oid, ShardId, StorageId, TableDescriptor, client::RequestContext, descriptor::Fence,
+};
+use futures::future::try_join_all;
 
-use super::{CatalogStore, work};
-use crate::{error::PgError, statement::Notice};
+use super::{CatalogStore, format::Intent, work};
+use crate::{cluster::ClusterGuard, error::PgError, statement::Notice};
+
+/// Fences in one request to a shard.
+const FENCES_PER_REQUEST: usize = 1000;
 
 /// What a schema change asks of the session that runs it.
 #[async_trait]
@@ -62,7 +79,9 @@ pub struct CatalogTransaction {
     /// Every version a statement made, for the storage that it allocated and may have filled.
     fresh: BTreeSet<StorageId>,
     shards: BTreeSet<ShardId>,
-    _ddl: OwnedMutexGuard<()>,
+    /// Written by `fence`.
+    intent: Option<Intent>,
+    ddl: ClusterGuard,
 }
 
 impl CatalogTransaction {
@@ -78,8 +97,9 @@ impl CatalogTransaction {
             base,
             fresh: BTreeSet::new(),
             shards: BTreeSet::new(),
+            intent: None,
             store,
-            _ddl: guard,
+            ddl: guard,
         })
     }
 
@@ -153,19 +173,96 @@ impl CatalogTransaction {
         Ok(())
     }
 
-    /// Writes and publishes the changes, after the shards have committed. Returns the version now in force.
+    /// Makes the shards of changed tables refuse older versions once the session's transaction has committed there.
+    /// After an error nothing is left but shards in `shards()` to roll back.
+    pub async fn fence(&mut self, request: &RequestContext) -> Result<(), PgError> {
+        let changed = changed_tables(&self.base, &self.current);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let mut fences: BTreeMap<ShardId, Vec<Fence>> = BTreeMap::new();
+        for (old, version) in &changed {
+            let new = self.current.tables.get(&old.oid).map(|table| table.descriptor.shards());
+            for shard in old.shards().into_iter().chain(new.into_iter().flatten()) {
+                let fence = Fence::Shape { table: old.oid, version: *version };
+                let fences = fences.entry(shard).or_default();
+                if fences.last() != Some(&fence) {
+                    fences.push(fence);
+                }
+            }
+        }
+        let versions = changed.iter().map(|(old, version)| (old.oid, *version)).collect();
+        let intent = Intent { gateway: self.store.cluster().number(), fences: versions };
+        self.store.announce(&self.base, &intent).await?;
+        self.intent = Some(intent);
+        self.shards.extend(fences.keys());
+        let store = &self.store;
+        let sent = fences.into_iter().map(|(shard, fences)| async move {
+            let client = store.shard(shard)?;
+            for fences in fences.chunks(FENCES_PER_REQUEST) {
+                client.fence(request, fences.to_vec()).await?;
+            }
+            Ok::<_, PgError>(())
+        });
+        let sent = try_join_all(sent).await;
+        if sent.is_err()
+            && let Some(intent) = self.intent.take()
+        {
+            self.store.withdraw(&intent).await;
+        }
+        sent.map(drop)
+    }
+
+    /// Writes and publishes the changes, after the shards have committed, and waits for the other gateways. Returns the
+    /// version now in force.
     pub async fn commit(self) -> Result<Arc<Catalog>, PgError> {
         let referenced = self.current.storages();
         if !self.is_changed() {
             self.store.drop_storages(self.fresh.difference(&referenced).copied().collect());
             return Ok(self.base);
         }
-        let published = self.store.publish(&self.base, &self.current).await?;
+        let intents = self.intent.as_slice();
+        let published = self.store.publish(&self.base, &self.current, intents).await;
+        let store = self.store.clone();
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => {
+                self.failed();
+                return Err(error);
+            }
+        };
         let mut unused = self.base.storages();
         unused.extend(&self.fresh);
-        self.store.drop_storages(unused.difference(&referenced).copied().collect());
+        store.drop_storages(unused.difference(&referenced).copied().collect());
+        drop(self.ddl);
+        store.await_gateways(published.version).await;
         Ok(published)
     }
+
+    /// The commit has failed on a shard or in the catalog: what it may have done to some shards is undone.
+    pub fn failed(self) {
+        drop(self.ddl);
+        if self.intent.is_some() {
+            self.store.recover_soon();
+        }
+    }
+}
+
+/// Tables of `base` that are not the same in `current`, with the version that others must have from then on. Versions alone
+/// tell: shards look at nothing else, and a change that matters to them has a new one.
+fn changed_tables(base: &Catalog, current: &Catalog) -> Vec<(Arc<TableDescriptor>, u32)> {
+    let mut changed = Vec::new();
+    for (oid, table) in &base.tables {
+        let old = &table.descriptor;
+        let version = match current.tables.get(oid) {
+            Some(new) => new.descriptor.version,
+            None => old.version + 1,
+        };
+        if version > old.version {
+            changed.push((old.clone(), version));
+        }
+    }
+    changed
 }
 
 impl std::fmt::Debug for CatalogTransaction {

@@ -1,8 +1,8 @@
 //! What this gateway's statements must see of the copies of reference tables.
 //!
 //! A write goes to the primary copy; the other shards follow its log. So a statement that reads a copy waits until the copy
-//! has what this gateway acknowledged: to whichever session, so that a client that writes on one connection reads it on
-//! another. Lives here: the newest change for each shard with primary copies, and the wait. Not here: following
+//! has what was acknowledged: to whichever session, so that a client that writes on one connection reads it on another. What
+//! this gateway acknowledged it knows; while there are others, it asks the primary copy's shard each time. Lives here: the newest change for each shard with primary copies, and the wait. Not here: following
 //! (`shard_node::replication`), which tables are read from copies at all (`planner::operators::table`).
 
 use std::{
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use cortex_planner::operators;
 use cortex_shard_api::{LogIndex, ShardError, ShardId, client::ShardClient};
 
-use super::gateway::Shards;
+use crate::catalog::CatalogStore;
 
 /// A copy is milliseconds behind; one that is not there after so long is not coming soon, and the client should know.
 const COPY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ const COPY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub struct Copies {
-    shards: Shards,
+    store: Arc<CatalogStore>,
     sources: Mutex<BTreeMap<ShardId, Source>>,
 }
 
@@ -32,16 +32,16 @@ pub struct Copies {
 struct Source {
     /// Counts transactions of this gateway that may have changed them.
     changes: u64,
-    /// With so many of these counted, this was the newest change. `None`: nobody has asked since the gateway was started, and
-    /// what an earlier one acknowledged counts, too.
-    newest: Option<(u64, LogIndex)>,
+    /// With so many of these counted, and with this version of the catalog, this was the newest change. `None`: nobody has
+    /// asked since the gateway was started, and what an earlier one acknowledged counts, too.
+    newest: Option<((u64, u64), LogIndex)>,
     /// What the copies on other shards are known to have.
     reached: BTreeMap<ShardId, LogIndex>,
 }
 
 impl Copies {
-    pub fn new(shards: Shards) -> Copies {
-        Copies { shards, sources: Mutex::default() }
+    pub fn new(store: Arc<CatalogStore>) -> Copies {
+        Copies { store, sources: Mutex::default() }
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<ShardId, Source>> {
@@ -85,28 +85,30 @@ impl Copies {
 
     /// The newest change that must be seen, asked for if there may be one since.
     async fn required(&self, source: ShardId) -> Result<LogIndex, ShardError> {
-        let changes = {
+        // A version that another gateway published may stand for storage that it has filled.
+        let version = self.store.version();
+        let is_alone = !self.store.cluster().has_other_gateways();
+        let seen = {
             let mut sources = self.sources();
             let known = sources.entry(source).or_default();
+            let now = (known.changes, version);
             match known.newest {
-                Some((changes, newest)) if changes == known.changes => return Ok(newest),
-                Some(_) | None => known.changes,
+                Some((seen, newest)) if seen == now && is_alone => return Ok(newest),
+                Some(_) | None => now,
             }
         };
         let client = self.client(source)?;
         let newest = client.copy_position(source, LogIndex(0), Duration::ZERO).await?;
         let mut sources = self.sources();
         let known = sources.entry(source).or_default();
-        if known.newest.is_none_or(|(known, _)| known <= changes) {
-            known.newest = Some((changes, newest));
+        if known.newest.is_none_or(|(known, _)| known <= seen) {
+            known.newest = Some((seen, newest));
         }
         Ok(newest)
     }
 
     fn client(&self, shard: ShardId) -> Result<Arc<dyn ShardClient>, ShardError> {
-        self.shards
-            .get(shard)
-            .map_err(|error| ShardError::Unavailable { shard, reason: error.message.clone() })
+        self.store.cluster().shards.client(shard)
     }
 }
 

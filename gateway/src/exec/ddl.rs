@@ -91,7 +91,7 @@ impl Session {
         let eval = self.eval_context();
         let catalog = ddl.catalog().clone();
         let namespace = self.namespace_of(&catalog);
-        let shards = self.gateway.shards.data();
+        let shards = self.gateway.store.cluster().placeable(&catalog);
         let host = Host {
             gateway: self.gateway.clone(),
             functions: self.functions.clone(),

@@ -1,7 +1,6 @@
 //! What all sessions of a gateway share, and how sessions are opened.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use cortex_planner::catalog::Catalog;
-use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
+use cortex_shard_api::TxnId;
 use tokio::runtime::Handle;
 
 use super::{
@@ -19,38 +18,13 @@ use super::{
 };
 use crate::{
     catalog::{CatalogStore, MadeRows},
+    cluster::Shards,
     error::{PgError, SqlState},
     statement::{LoginRole, SqlService, SqlSession},
 };
 
 /// The one database.
 pub const DATABASE: &str = "postgres";
-
-/// Every shard by id, the meta shard included.
-#[derive(Clone, Debug)]
-pub struct Shards(Arc<BTreeMap<ShardId, Arc<dyn ShardClient>>>);
-
-impl Shards {
-    pub fn new(clients: impl IntoIterator<Item = Arc<dyn ShardClient>>) -> Shards {
-        Shards(Arc::new(clients.into_iter().map(|client| (client.id(), client)).collect()))
-    }
-
-    /// 58000 for a shard that is not there.
-    pub fn get(&self, shard: ShardId) -> Result<Arc<dyn ShardClient>, PgError> {
-        let missing =
-            || ShardError::Unavailable { shard, reason: "it is not registered".to_owned() };
-        self.0.get(&shard).cloned().ok_or_else(|| missing().into())
-    }
-
-    /// Ids of the shards that hold rows, ascending.
-    pub fn data(&self) -> Vec<ShardId> {
-        self.0.keys().copied().filter(|shard| *shard != ShardId::META).collect()
-    }
-
-    pub fn all(&self) -> &BTreeMap<ShardId, Arc<dyn ShardClient>> {
-        &self.0
-    }
-}
 
 /// The gateway as its sessions see it.
 #[derive(Debug)]
@@ -68,18 +42,17 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub fn new(shards: Shards, store: Arc<CatalogStore>, queries: Handle) -> Gateway {
-        // Transactions of an earlier run are gone from the shards, so their numbers need not be remembered; starting from
-        // the clock keeps numbers in logs apart from run to run.
-        let first = now_micros().unsigned_abs() << 8;
+    pub fn new(store: Arc<CatalogStore>, queries: Handle) -> Gateway {
+        let cluster = store.cluster();
         Gateway {
-            copies: Arc::new(Copies::new(shards.clone())),
-            shards,
+            copies: Arc::new(Copies::new(store.clone())),
+            shards: cluster.shards.clone(),
+            // No other gateway, and no other start of this one, has these.
+            next_txn: AtomicU64::new(cluster.first_txn()),
             store,
             activities: Arc::default(),
             queries,
             counters: Arc::default(),
-            next_txn: AtomicU64::new(first),
             made: Mutex::default(),
         }
     }

@@ -1,10 +1,14 @@
 //! Statements that met a schema change: they wait for it, are bound again, and run again.
 //!
 //! As in Postgres, which waits for the table's lock and then plans. A stale statement has done nothing: what it had
-//! written before it met the change is undone by then (`write`), and its rows go to the client only after its end. Not
-//! here: who finds out (the table lock of the gateway, the table versions of the shards).
+//! written before it met the change is undone by then (`write`), and its rows go to the client only after its end. The change
+//! may be another gateway's: then this one's catalog is old, or that gateway is between its shards' commit and the catalog's,
+//! or it died there. Not here: who finds out (the table lock of the gateway, the table versions of the shards).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cortex_shard_api::{Datum, Oid};
 
@@ -26,6 +30,12 @@ pub(super) const RERUNS_MAX: usize = 100;
 /// Between the commit of a schema change in the shards and the catalog that everybody sees; a few milliseconds.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// When it takes longer than this, whoever made the change may be gone.
+const RECOVER_AFTER: Duration = Duration::from_millis(300);
+
+/// How long a schema change under way is waited for, when something may have to be undone behind it.
+const RECOVER_WAIT: Duration = Duration::from_secs(10);
+
 impl Session {
     pub(super) async fn rerun(
         &mut self,
@@ -35,11 +45,15 @@ impl Session {
         mut error: PgError,
     ) -> Result<Execution, PgError> {
         let mut tables = self.tables_to_await(PreparedPlan::of(prepared)?);
+        let mut waiting_since = Instant::now();
+        let mut last = self.catalog().version;
         for _ in 0..RERUNS_MAX {
             let before = self.catalog().version;
             self.await_tables(&tables).await?;
-            if self.catalog().version == before {
-                tokio::time::sleep(PAUSE).await;
+            self.next_version(before, &mut waiting_since).await?;
+            if self.catalog().version != last {
+                last = self.catalog().version;
+                waiting_since = Instant::now();
             }
             let fresh = self.refreshed(prepared)?;
             let plan = PreparedPlan::of(&fresh)?;
@@ -50,6 +64,30 @@ impl Session {
             }
         }
         Err(error)
+    }
+
+    /// Waits for a newer version than `before`; not for ever, for there may be none.
+    async fn next_version(
+        &self,
+        before: u64,
+        waiting_since: &mut Instant,
+    ) -> Result<(), PgError> {
+        let store = &self.gateway.store;
+        if self.ddl.is_some() || store.version() != before {
+            return Ok(());
+        }
+        store.refresh().await?;
+        if store.version() != before {
+            return Ok(());
+        }
+        if waiting_since.elapsed() < RECOVER_AFTER {
+            store.changed(before, PAUSE).await;
+            return Ok(());
+        }
+        // Behind whoever changes the schema now. After it there is a newer version, or nothing to undo.
+        store.recover(RECOVER_WAIT).await?;
+        *waiting_since = Instant::now();
+        Ok(())
     }
 
     /// The tables whose schema changes a statement waits for: those that it writes or locks, and those that foreign

@@ -200,16 +200,26 @@ impl Session {
 
     /// Ends the transaction: rows on every shard, then the catalog, which is the commit point of schema changes.
     pub async fn commit(&mut self) -> Result<(), PgError> {
-        let Some(transaction) = self.transaction.take() else { return Ok(()) };
+        let Some(mut transaction) = self.transaction.take() else { return Ok(()) };
         self.saved.clear();
         self.cursors.end_transaction();
         if transaction.failed {
             self.abandon(transaction).await;
             return Ok(());
         }
-        let ddl = self.ddl.take();
+        let mut ddl = self.ddl.take();
         let txn = transaction.id;
         let _shield = self.shield.raise(Shielded::Yes);
+        if let Some(ddl) = &mut ddl {
+            let mark = transaction.next_mark();
+            let request = RequestContext { txn: Some(txn), mark, ..self.request_base() };
+            let fenced = ddl.fence(&request).await;
+            ddl.shards().for_each(|shard| transaction.touch(shard));
+            if let Err(error) = fenced {
+                self.abandon(transaction).await;
+                return Err(error);
+            }
+        }
         // A schema change may have filled storage of reference tables wherever it went.
         let changed = if ddl.is_some() { transaction.touched() } else { transaction.references() };
         let changed = changed.clone();
@@ -218,7 +228,11 @@ impl Session {
         changed.into_iter().for_each(|shard| self.gateway.copies.changed(shard));
         let result = match (committed, ddl) {
             (Ok(()), Some(ddl)) => ddl.commit().await.map(drop),
-            (committed, _) => committed,
+            (Err(error), Some(ddl)) => {
+                ddl.failed();
+                Err(error)
+            }
+            (committed, None) => committed,
         };
         self.gateway.store.locks().release(txn);
         self.settings.end_transaction(result.is_ok());

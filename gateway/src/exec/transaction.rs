@@ -9,8 +9,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use futures::future::join_all;
 
-use super::gateway::Shards;
-use crate::error::{PgError, SqlState};
+use crate::{
+    cluster::Shards,
+    error::{PgError, SqlState},
+};
 
 /// Savepoints inside each other in one transaction.
 const SAVEPOINTS_MAX: usize = 10_000;

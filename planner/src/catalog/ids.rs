@@ -1,9 +1,10 @@
 //! Where OIDs and storage ids come from.
 //!
-//! One source is shared by all versions of a catalog, so an identity that a rolled back statement took is not given
-//! again. It hands out what was reserved durably beforehand: after a crash counting goes on behind the reservation.
+//! One source is shared by all versions of a catalog in a gateway, so an identity that a rolled back statement took is not
+//! given again. It hands out what was reserved durably beforehand, for this gateway alone: after a crash counting goes on
+//! behind the reservation.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cortex_shard_api::{Oid, StorageId};
 
@@ -11,9 +12,12 @@ use crate::{PlanError, PlanErrorKind};
 
 /// Counters up to a reserved limit.
 #[derive(Debug)]
-pub struct IdSource {
-    next: AtomicU32,
-    limit: AtomicU32,
+pub struct IdSource(Mutex<Range>);
+
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    next: u32,
+    limit: u32,
 }
 
 impl Default for IdSource {
@@ -25,23 +29,25 @@ impl Default for IdSource {
 impl IdSource {
     /// Hands out `next..limit`.
     pub fn new(next: u32, limit: u32) -> IdSource {
-        IdSource { next: AtomicU32::new(next), limit: AtomicU32::new(limit) }
+        IdSource(Mutex::new(Range { next, limit }))
+    }
+
+    fn range(&self) -> MutexGuard<'_, Range> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many are left before the next reservation.
     pub fn left(&self) -> u32 {
-        let next = self.next.load(Ordering::Acquire);
-        self.limit.load(Ordering::Acquire).saturating_sub(next)
+        let range = self.range();
+        range.limit.saturating_sub(range.next)
     }
 
-    /// The end of what is reserved.
-    pub fn limit(&self) -> u32 {
-        self.limit.load(Ordering::Acquire)
-    }
-
-    /// A larger reservation is durable.
-    pub fn extend(&self, limit: u32) {
-        self.limit.fetch_max(limit, Ordering::AcqRel);
+    /// `first..limit` is reserved durably. What is left of the last reservation goes on if this one follows it, and is lost
+    /// otherwise: another gateway reserved in between.
+    pub fn extend(&self, first: u32, limit: u32) {
+        let mut range = self.range();
+        let next = if range.limit == first { range.next } else { first };
+        *range = Range { next, limit };
     }
 
     /// A fresh object identifier. Storage ids come from the same counter: one number is never both.
@@ -55,14 +61,15 @@ impl IdSource {
     }
 
     fn take(&self) -> Result<u32, PlanError> {
-        let limit = self.limit.load(Ordering::Acquire);
-        self.next
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |next| {
-                (next < limit).then_some(next + 1)
-            })
-            .map_err(|_| {
-                PlanError::new(PlanErrorKind::Internal, "object identifiers are used up")
-                    .with_hint("Split the statement: it makes more objects than one statement may.")
-            })
+        let mut range = self.range();
+        if range.next >= range.limit {
+            let error =
+                PlanError::new(PlanErrorKind::Internal, "object identifiers are used up");
+            return Err(error.with_hint(
+                "Split the statement: it makes more objects than one statement may.",
+            ));
+        }
+        range.next += 1;
+        Ok(range.next - 1)
     }
 }

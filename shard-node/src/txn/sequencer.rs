@@ -108,6 +108,8 @@ pub(crate) struct Core {
     pub fences: Fences,
     /// How far copies of reference tables are, as published.
     pub copies: watch::Sender<Positions>,
+    /// The newest entry that wrote what `meta_write` writes, or a later one.
+    pub meta_changed: watch::Sender<LogIndex>,
     /// Why the shard takes no writes any more.
     pub poison: OnceLock<String>,
     /// Bytes logged since the last checkpoint.
@@ -166,6 +168,8 @@ struct Group {
     copies: Vec<(ShardId, LogIndex)>,
     /// Fences that it raises, in the order of the log.
     fences: Vec<(FenceKey, u64, LogIndex)>,
+    /// Its last write of the meta shard.
+    meta: Option<LogIndex>,
 }
 
 impl Sequencer {
@@ -409,6 +413,9 @@ impl Sequencer {
             }
         }
         let index = self.push(group, writer.finish());
+        if guard.is_some() {
+            group.meta = Some(index);
+        }
         group.answers.push(Answer::Write { index, reply });
     }
 
@@ -500,6 +507,9 @@ impl Sequencer {
         }
         if !group.copies.is_empty() {
             self.core.copies.send_modify(|copies| copies.extend(group.copies));
+        }
+        if let Some(index) = group.meta {
+            self.core.meta_changed.send_replace(index);
         }
         for answer in group.answers {
             match answer {

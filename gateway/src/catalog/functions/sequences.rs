@@ -33,7 +33,6 @@ impl Call<'_> {
         self.session
             .store()
             .shard(sequence.home)
-            .cloned()
             .map_err(|error| ValueError::new(ValueErrorKind::Internal, error.message.clone()))
     }
 

@@ -17,9 +17,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use cortex_gateway::{
     catalog::CatalogStore,
+    cluster::Cluster,
     exec::{
         counters::Counters,
-        gateway::{Gateway, Service, Shards},
+        gateway::{Gateway, Service},
     },
     listener::Server,
 };
@@ -72,10 +73,10 @@ impl Database {
                         .map(|shard| Arc::new(Faulty::new(shard.clone(), seen.clone())) as _)
                         .collect();
                     let followers = follow(&opened, &shards);
-                    let (meta, rows) = shards.split_first().context("no shards")?;
-                    let store = CatalogStore::open(meta.clone(), rows.to_vec()).await;
-                    let store = Arc::new(store.map_err(|error| anyhow!("{error}"))?);
-                    let gateway = Arc::new(Gateway::new(Shards::new(shards), store, handle));
+                    let cluster = Cluster::embedded(shards).await;
+                    let store = CatalogStore::open(cluster.map_err(|error| anyhow!("{error}"))?);
+                    let store = store.await.map_err(|error| anyhow!("{error}"))?;
+                    let gateway = Arc::new(Gateway::new(store, handle));
                     let server = Server::bind("127.0.0.1:0", CONNECTIONS, GRACE, None).await?;
                     server.gate().open(Arc::new(Service(gateway.clone())));
                     let port = server.address()?.port();
