@@ -289,7 +289,9 @@ impl CatalogStore {
     pub(super) async fn withdraw(&self, intent: &Intent) {
         let guard = async {
             let value = intent.write()?.value;
-            Ok::<_, PgError>(self.meta.meta_write((intent.key(), value), vec![intent.delete()]).await?)
+            Ok::<_, PgError>(
+                self.meta.meta_write((intent.key(), value), vec![intent.delete()]).await?,
+            )
         };
         // Left behind, it costs the next schema change a version.
         if let Err(error) = guard.await {
@@ -344,7 +346,9 @@ impl CatalogStore {
                 let Some(store) = store.upgrade() else { return };
                 match store.recover(DDL_WAIT_MAX).await {
                     Ok(()) => return,
-                    Err(error) => tracing::warn!(%error, "a failed schema change is not undone yet"),
+                    Err(error) => {
+                        tracing::warn!(%error, "a failed schema change is not undone yet")
+                    }
                 }
                 drop(store);
                 tokio::time::sleep(PAUSE).await;
@@ -388,9 +392,11 @@ impl CatalogStore {
                 }
                 Err(error) => return Err(error.into()),
             };
-            orphans.extend(found.into_iter().filter(|storage| {
-                storage.0 >= Oid::FIRST_USER.0 && !referenced.contains(storage)
-            }));
+            orphans.extend(
+                found.into_iter().filter(|storage| {
+                    storage.0 >= Oid::FIRST_USER.0 && !referenced.contains(storage)
+                }),
+            );
         }
         if orphans.is_empty() {
             return Ok(());
@@ -487,10 +493,8 @@ pub async fn bootstrap(
         password: verifier,
     };
     catalog.roles.insert(role.oid, Arc::new(role));
-    let internal = |error: PgError| ShardError::Internal {
-        shard: ShardId::META,
-        what: error.message.clone(),
-    };
+    let internal =
+        |error: PgError| ShardError::Internal { shard: ShardId::META, what: error.message.clone() };
     let mut writes = format::difference(&Catalog::default(), &catalog).map_err(internal)?;
     let (key, value) = format::head(catalog.version);
     writes.push(MetaWrite { key: key.clone(), value: Some(value) });

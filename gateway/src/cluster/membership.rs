@@ -177,8 +177,7 @@ impl Cluster {
     /// any table may refer to.
     pub fn placeable(&self, catalog: &Catalog) -> Vec<ShardId> {
         let members = self.members.load();
-        let is_draining =
-            |id: &ShardId| members.shards().any(|it| it.id == id.0 && it.is_draining);
+        let is_draining = |id: &ShardId| members.shards().any(|it| it.id == id.0 && it.is_draining);
         let lacks_copies = |id: &ShardId| {
             catalog.tables.values().any(|table| {
                 matches!(&table.descriptor.placement, Placement::Reference(copies) if !copies.contains(id))

@@ -219,8 +219,7 @@ impl MetaSession {
     /// The member has been heard of.
     fn seen(&self) {
         let mut state = self.service.state.lock();
-        if let Some(known) =
-            state.members.values_mut().find(|known| known.session == Some(self.id))
+        if let Some(known) = state.members.values_mut().find(|known| known.session == Some(self.id))
         {
             known.seen = Instant::now();
             known.seen_micros = now_micros();
@@ -356,8 +355,7 @@ impl MetaSession {
         if let Some(holder) = state.locks.get(&lock) {
             return Err(holder.name.clone());
         }
-        if state.queues.get(&lock).and_then(|queue| queue.front()).is_some_and(|it| *it != ticket)
-        {
+        if state.queues.get(&lock).and_then(|queue| queue.front()).is_some_and(|it| *it != ticket) {
             return Err("another session".to_owned());
         }
         let name = state.of_session(self.id).map_or_else(

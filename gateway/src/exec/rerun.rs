@@ -67,11 +67,7 @@ impl Session {
     }
 
     /// Waits for a newer version than `before`; not for ever, for there may be none.
-    async fn next_version(
-        &self,
-        before: u64,
-        waiting_since: &mut Instant,
-    ) -> Result<(), PgError> {
+    async fn next_version(&self, before: u64, waiting_since: &mut Instant) -> Result<(), PgError> {
         let store = &self.gateway.store;
         if self.ddl.is_some() || store.version() != before {
             return Ok(());

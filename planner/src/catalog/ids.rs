@@ -63,11 +63,9 @@ impl IdSource {
     fn take(&self) -> Result<u32, PlanError> {
         let mut range = self.range();
         if range.next >= range.limit {
-            let error =
-                PlanError::new(PlanErrorKind::Internal, "object identifiers are used up");
-            return Err(error.with_hint(
-                "Split the statement: it makes more objects than one statement may.",
-            ));
+            let error = PlanError::new(PlanErrorKind::Internal, "object identifiers are used up");
+            return Err(error
+                .with_hint("Split the statement: it makes more objects than one statement may."));
         }
         range.next += 1;
         Ok(range.next - 1)
