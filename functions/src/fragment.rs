@@ -1,19 +1,34 @@
 //! A plan for one shard, as `ShardClient::execute` takes it.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use cortex_shard_api::{ShardError, client::FragmentPlan};
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::{codec, session::EvalContext};
+
 /// A plan of one partition whose leaves are `TableScanExec`s of one shard.
 pub struct PlanFragment {
     plan: Arc<dyn ExecutionPlan>,
+    /// What the plan's functions see; those in the plan have it already, and another process must be told.
+    context: Arc<EvalContext>,
+    report: bool,
+    encoded: OnceLock<Result<Bytes, ShardError>>,
 }
 
 impl PlanFragment {
-    pub fn new(plan: Arc<dyn ExecutionPlan>) -> PlanFragment {
-        PlanFragment { plan }
+    pub fn new(plan: Arc<dyn ExecutionPlan>, context: Arc<EvalContext>) -> PlanFragment {
+        PlanFragment { plan, context, report: false, encoded: OnceLock::new() }
+    }
+
+    /// The same, of which the sender wants to know what each operator did.
+    pub fn with_report(self, report: bool) -> PlanFragment {
+        PlanFragment { report, ..self }
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -29,7 +44,10 @@ impl fmt::Debug for PlanFragment {
 
 impl FragmentPlan for PlanFragment {
     fn encode(&self) -> Result<(u16, Bytes), ShardError> {
-        Err(ShardError::Execution("plans cannot travel to another process yet".to_owned()))
+        let encoded = self.encoded.get_or_init(|| {
+            codec::encode(&self.plan, &self.context, self.report).map_err(ShardError::from)
+        });
+        Ok((codec::VERSION, encoded.clone()?))
     }
 
     fn as_any(&self) -> &dyn Any {

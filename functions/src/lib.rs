@@ -28,5 +28,8 @@ pub mod table_scan;
 /// Plans for shards.
 pub mod fragment;
 
+/// Plans for shards as bytes.
+pub mod codec;
+
 #[cfg(test)]
 mod tests;

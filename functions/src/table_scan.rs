@@ -102,6 +102,15 @@ impl TableScanExec {
         &self.partitions
     }
 
+    pub fn schema_ref(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The order of the rows within each partition.
+    pub fn ordering(&self) -> Option<&LexOrdering> {
+        self.ordering.as_ref()
+    }
+
     /// Shards that can serve the one partition of a reference table; empty for other tables.
     pub fn replicas(&self) -> &[ShardId] {
         &self.replicas

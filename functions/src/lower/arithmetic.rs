@@ -33,7 +33,7 @@ enum Operation {
 }
 
 /// The vectorized form of an arithmetic function, if it has one.
-pub(super) fn find(call: &Arc<BoundCall>) -> Option<ScalarUDF> {
+pub(crate) fn find(call: &Arc<BoundCall>) -> Option<ScalarUDF> {
     let [left, right] = call.args[..] else { return None };
     let integers = left.is_integer() && right.is_integer() && call.returns.is_integer();
     let is_float = |ty| matches!(ty, SqlType::Float4 | SqlType::Float8);
@@ -58,8 +58,8 @@ pub(super) fn find(call: &Arc<BoundCall>) -> Option<ScalarUDF> {
 }
 
 #[derive(Debug)]
-struct ArithmeticUdf {
-    call: Arc<BoundCall>,
+pub(crate) struct ArithmeticUdf {
+    pub call: Arc<BoundCall>,
     operation: Operation,
     signature: Signature,
 }

@@ -63,10 +63,10 @@ fn widens(from: SqlType, to: SqlType) -> bool {
 
 /// A cast by its kernel.
 #[derive(Debug)]
-pub(super) struct CastUdf {
-    from: TypeMod,
-    to: TypeMod,
-    explicit: bool,
+pub(crate) struct CastUdf {
+    pub from: TypeMod,
+    pub to: TypeMod,
+    pub explicit: bool,
     name: String,
     signature: Signature,
 }
@@ -86,7 +86,7 @@ impl Hash for CastUdf {
 }
 
 impl CastUdf {
-    fn new(from: TypeMod, to: TypeMod, explicit: bool) -> CastUdf {
+    pub fn new(from: TypeMod, to: TypeMod, explicit: bool) -> CastUdf {
         let volatility = if depends_on_session(from.ty) || depends_on_session(to.ty) {
             Volatility::Volatile
         } else {
@@ -104,7 +104,7 @@ impl CastUdf {
 
 impl CastUdf {
     /// The names behind oids are known to the gateway alone.
-    pub(super) fn runs_in_shard(&self) -> bool {
+    pub fn runs_in_shard(&self) -> bool {
         let is_name = |ty: SqlType| ty.is_oid_like() && ty != SqlType::Oid;
         let element = |ty: SqlType| ty.element().unwrap_or(ty);
         !is_name(element(self.from.ty)) && !is_name(element(self.to.ty))

@@ -23,8 +23,8 @@ use datafusion::{
 use super::udf::external;
 use crate::kernels::datetime::divide_interval;
 
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Step {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Step {
     /// Decimal128 of scale 0 → numeric.
     Numeric,
     /// (sum, count) → numeric or interval.
@@ -32,8 +32,8 @@ enum Step {
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct FinishUdf {
-    step: Step,
+pub(crate) struct FinishUdf {
+    pub step: Step,
     signature: Signature,
 }
 
@@ -48,8 +48,7 @@ pub(super) fn average(ty: SqlType, sum_and_count: Vec<Expr>) -> Expr {
 }
 
 fn call(step: Step, args: Vec<Expr>) -> Expr {
-    let signature = Signature::any(args.len(), Volatility::Immutable);
-    ScalarUDF::from(FinishUdf { step, signature }).call(args)
+    ScalarUDF::from(FinishUdf::new(step)).call(args)
 }
 
 impl ScalarUDFImpl for FinishUdf {
@@ -83,6 +82,14 @@ impl ScalarUDFImpl for FinishUdf {
 }
 
 impl FinishUdf {
+    pub fn new(step: Step) -> FinishUdf {
+        let n_args = match step {
+            Step::Numeric => 1,
+            Step::Average(_) => 2,
+        };
+        FinishUdf { step, signature: Signature::any(n_args, Volatility::Immutable) }
+    }
+
     fn result(&self) -> SqlType {
         match self.step {
             Step::Average(SqlType::Interval) => SqlType::Interval,

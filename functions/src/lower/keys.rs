@@ -60,8 +60,8 @@ fn needs_key(ty: SqlType) -> bool {
 }
 
 #[derive(Debug)]
-struct KeyUdf {
-    ty: SqlType,
+pub(crate) struct KeyUdf {
+    pub ty: SqlType,
     name: String,
     signature: Signature,
 }
@@ -81,7 +81,7 @@ impl Hash for KeyUdf {
 }
 
 impl KeyUdf {
-    fn new(ty: SqlType) -> KeyUdf {
+    pub fn new(ty: SqlType) -> KeyUdf {
         KeyUdf {
             ty,
             name: format!("key_{}", ty.catalog_name()),

@@ -24,6 +24,10 @@ mod arithmetic;
 mod cast;
 mod finish;
 mod keys;
+mod ordinality;
+mod quantified;
+mod record_set;
+mod single_value;
 mod udf;
 mod window;
 
@@ -32,8 +36,28 @@ pub use aggregate::{LoweredAggregate, aggregate};
 pub use cast::cast;
 pub(crate) use cast::depends_on_session as cast_depends_on_session;
 pub use keys::{comparison_key, comparison_key_argument};
+pub use ordinality::ordinality;
+pub use quantified::quantified;
+pub use record_set::record_set;
+pub use single_value::single_value;
 pub use udf::value_error;
 pub use window::{WindowSpec, window};
+
+/// What `codec` names functions by.
+pub(crate) mod parts {
+    pub(crate) use super::{
+        accumulate::{OrderedBy, StateUdaf, function as state_function},
+        arithmetic::{ArithmeticUdf, find as arithmetic},
+        cast::CastUdf,
+        finish::{FinishUdf, Step},
+        keys::KeyUdf,
+        ordinality::Ordinality,
+        quantified::Quantified,
+        record_set::RecordSet,
+        single_value::SingleValue,
+        udf::KernelUdf,
+    };
+}
 
 /// Whether a function gives in a shard what it gives in the gateway: it is not volatile (which would run once for each row,
 /// wherever that is counted) and asks neither session nor catalog. Settings and the clock are part of the call.

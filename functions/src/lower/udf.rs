@@ -71,7 +71,7 @@ pub(super) fn native_volatility(volatility: Volatility) -> NativeVolatility {
 /// A scalar kernel as a function over columns.
 #[derive(Debug)]
 pub(crate) struct KernelUdf {
-    call: Arc<BoundCall>,
+    pub call: Arc<BoundCall>,
     signature: Signature,
     returns: DataType,
 }
@@ -107,7 +107,7 @@ impl KernelUdf {
         KernelUdf { call, signature, returns }
     }
 
-    pub(super) fn runs_in_shard(&self) -> bool {
+    pub fn runs_in_shard(&self) -> bool {
         self.call.volatility != Volatility::Volatile
             && !matches!(self.call.implementation, Implementation::Session)
     }

@@ -352,11 +352,16 @@ pub(crate) fn bound_call(signature: &str) -> Option<Arc<BoundCall>> {
 fn bind_signature(signature: &str) -> Option<BoundCall> {
     for (prefix, all) in [(ANY_PREFIX, false), (ALL_PREFIX, true)] {
         if let Some(rest) = signature.strip_prefix(prefix) {
+            // Arrays have one dimension, so there is nothing to quantify twice; signatures may come from outside.
+            if [ANY_PREFIX, ALL_PREFIX].iter().any(|prefix| rest.starts_with(prefix)) {
+                return None;
+            }
             let inner = bound_call(rest)?;
+            let [left, right] = inner.args[..] else { return None };
             return Some(BoundCall {
                 signature: signature.to_owned(),
                 name: if all { "all" } else { "any" },
-                args: vec![inner.args[0], inner.args[1].array()?],
+                args: vec![left, right.array()?],
                 returns: SqlType::Bool,
                 strict: false,
                 volatility: inner.volatility,

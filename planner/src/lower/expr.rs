@@ -15,7 +15,7 @@ use datafusion::{
     },
 };
 
-use super::{project, quantified};
+use super::project;
 use crate::{
     PlanError, PlanErrorKind,
     bind::typed::{Kind, SubqueryExpr, SubqueryKind, TypedExpr},
@@ -84,9 +84,12 @@ fn lower_form(expr: &TypedExpr) -> Result<Expr, PlanError> {
         }
         Kind::Array(elements) => lower_array(elements, expr.ty),
         Kind::InList { expr: left, list, equality } => lower_in_list(left, list, equality),
-        Kind::Quantified { left, array, call, all } => {
-            Ok(quantified::call(call, *all, (lower(left)?, left.ty), (lower(array)?, array.ty)))
-        }
+        Kind::Quantified { left, array, call, all } => Ok(functions::quantified(
+            call,
+            *all,
+            (lower(left)?, left.ty),
+            (lower(array)?, array.ty),
+        )),
         Kind::Subquery(subquery) => lower_subquery(subquery),
         Kind::Plan(expr) => Ok(expr.clone()),
         Kind::Row(_) => Err(PlanError::unsupported(

@@ -22,9 +22,6 @@ mod window;
 /// Set-returning functions in the select list.
 mod set_returning;
 
-/// Functions that return sets of rows with several columns.
-mod record_set;
-
 /// UNION, INTERSECT, EXCEPT and VALUES.
 mod set_operation;
 
@@ -42,12 +39,6 @@ mod dependent;
 
 /// Typed expressions as DataFusion expressions.
 pub(crate) mod expr;
-
-/// ANY and ALL over arrays.
-mod quantified;
-
-/// Aggregates of our own that queries need.
-mod single_value;
 
 /// Names of output columns.
 pub(crate) mod output;

@@ -3,26 +3,16 @@
 //! Such a call is a List; an Unnest makes its elements rows. Several calls side by side run in step, the shorter ones padded with
 //! NULL, as Postgres does.
 
-use std::sync::Arc;
-
-use arrow::{
-    array::{Array, AsArray, Int64Builder, ListBuilder},
-    datatypes::{DataType, Field},
-};
 use cortex_functions::{lower as functions, registry};
 use cortex_shard_api::{SqlType, TypeMod};
 use datafusion::{
-    common::{Column, NullHandling, Result as EngineResult, UnnestOptions, exec_err},
-    logical_expr::{
-        ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF,
-        ScalarUDFImpl, Signature, Volatility,
-    },
+    common::{Column, NullHandling, UnnestOptions},
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
 };
 
 use super::{
     PlanColumn, engine_error,
     expr::{function_name, lower},
-    record_set,
 };
 use crate::{
     PlanError,
@@ -66,7 +56,7 @@ pub(super) fn expand(
         if args.is_empty() {
             exprs.push(datafusion::logical_expr::lit(1_i64).alias(&ordinal));
         } else {
-            exprs.push(ScalarUDF::from(Ordinality::new()).call(args).alias(&ordinal));
+            exprs.push(functions::ordinality(args).alias(&ordinal));
         }
     }
     let mut unnested: Vec<Column> = lists.into_iter().map(|(column, _)| column).collect();
@@ -140,7 +130,7 @@ fn call_list(expr: &TypedExpr) -> Result<(Expr, Vec<(String, TypeMod)>), PlanErr
             .collect();
         let list = match columns.len() {
             1 => functions::call(call, args),
-            _ => record_set::call(&call.signature, args, &columns),
+            _ => functions::record_set(&call.signature, args, &columns),
         };
         return Ok((list, columns));
     }
@@ -202,56 +192,4 @@ fn replace_sets(expr: &mut TypedExpr, columns: &mut impl Iterator<Item = PlanCol
         return;
     }
     expr.children_mut().into_iter().for_each(|child| replace_sets(child, columns));
-}
-
-/// `[1, 2, ..., n]` for the longest of its Lists: WITH ORDINALITY.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Ordinality {
-    signature: Signature,
-}
-
-impl Ordinality {
-    fn new() -> Ordinality {
-        Ordinality { signature: Signature::variadic_any(Volatility::Immutable) }
-    }
-}
-
-impl ScalarUDFImpl for Ordinality {
-    fn name(&self) -> &str {
-        "ordinality"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _arg_types: &[DataType]) -> EngineResult<DataType> {
-        Ok(DataType::List(Arc::new(Field::new("item", DataType::Int64, true))))
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> EngineResult<ColumnarValue> {
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let rows = arrays.first().map_or(0, |array| array.len());
-        let mut lists = Vec::with_capacity(arrays.len());
-        for array in &arrays {
-            match array.as_list_opt::<i32>() {
-                Some(list) => lists.push(list),
-                None => return exec_err!("ordinality wants lists, not {}", array.data_type()),
-            }
-        }
-        let mut out = ListBuilder::new(Int64Builder::new());
-        for row in 0..rows {
-            let longest = lists
-                .iter()
-                .filter(|list| list.is_valid(row))
-                .map(|list| i64::from(list.value_length(row)))
-                .max()
-                .unwrap_or(0);
-            for ordinal in 1..=longest {
-                out.values().append_value(ordinal);
-            }
-            out.append(true);
-        }
-        Ok(ColumnarValue::Array(Arc::new(out.finish())))
-    }
 }

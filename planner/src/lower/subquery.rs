@@ -28,7 +28,6 @@ use super::{
     engine_error,
     expr::{balanced, lower, lower_native_subquery, subquery_node},
     project,
-    single_value::single_value,
 };
 use crate::{
     PlanError, PlanErrorKind,
@@ -618,7 +617,11 @@ fn one_row(plan: LogicalPlan, column: &Column, correlated: bool) -> Result<Logic
     if yields_one_row(&plan) {
         return Ok(plan);
     }
-    aggregate_as(plan, single_value(Expr::Column(column.clone())), &column.name)
+    aggregate_as(
+        plan,
+        cortex_functions::lower::single_value(Expr::Column(column.clone())),
+        &column.name,
+    )
 }
 
 fn aggregate_as(plan: LogicalPlan, aggregate: Expr, name: &str) -> Result<LogicalPlan, PlanError> {

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use cortex_functions::{fragment::PlanFragment, table_scan::TableScanExec};
+use cortex_functions::{fragment::PlanFragment, session, table_scan::TableScanExec};
 use cortex_shard_api::{
     ShardError, ShardId,
     client::{Fragment, FragmentRequest},
@@ -221,6 +221,7 @@ impl ExecutionPlan for ShardFragmentExec {
         let (shard, plan) = self.slice(partition)?;
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let time = MetricBuilder::new(&self.metrics).subset_time(SHARD_TIME, partition);
+        let seen = session::installed(context.session_config().options());
         let schema = self.schema();
         let output = schema.clone();
         let answers = stream::once(async move {
@@ -228,7 +229,7 @@ impl ExecutionPlan for ShardFragmentExec {
             let client = statement.client(shard).map_err(external)?;
             let request = FragmentRequest {
                 context: statement.context(shard).await.map_err(external)?,
-                fragment: Fragment::Plan(Arc::new(PlanFragment::new(plan))),
+                fragment: Fragment::Plan(Arc::new(PlanFragment::new(plan, seen))),
             };
             let answer = client.execute(request).await.map_err(external)?;
             // The snapshot stays open as long as the stream is read.

@@ -12,7 +12,9 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cortex_functions::{failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource};
+use cortex_functions::{
+    codec, failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource,
+};
 use cortex_planner::{
     catalog,
     operators::{StatementContext, runtime, session_config, session_state},
@@ -21,10 +23,10 @@ use cortex_shard_api::{
     Datum, LogIndex, MoveId, Oid, ShardError, ShardId, SnapshotId, SqlType, StorageId,
     TableDescriptor, TxnId, TypeMod,
     client::{
-        Access, BatchStream, Fragment, FragmentRequest, GetRequest, LockRowsRequest, LockedRow,
-        MetaWrite, RequestContext, Row, ScanRowsRequest, ScanSource, ScanSpec, SequenceSpec,
-        SequenceState, SequenceValues, ShardClient, ShardStatus, StorageStats, StoredRow,
-        TableLock, WriteOutcome, WriteRequest,
+        Access, BatchStream, Fragment, FragmentPlan, FragmentRequest, GetRequest, LockRowsRequest,
+        LockedRow, MetaWrite, RequestContext, Row, ScanRowsRequest, ScanSource, ScanSpec,
+        SequenceSpec, SequenceState, SequenceValues, ShardClient, ShardStatus, StorageStats,
+        StoredRow, TableLock, WriteOutcome, WriteRequest,
     },
     copies::{Changes, ChangesRequest},
     descriptor::{
@@ -40,7 +42,9 @@ use cortex_shard_api::{
     value::arrow::RowBatchBuilder,
 };
 use datafusion::{
+    arrow::datatypes::{DataType, FieldRef},
     execution::{TaskContext, config::SessionConfig},
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable},
     prelude::SessionContext,
 };
 use futures::StreamExt;
@@ -243,7 +247,8 @@ impl ShardClient for FakeShard {
         let Fragment::Plan(plan) = &request.fragment else {
             return self.refuse();
         };
-        let plan = plan.as_any().downcast_ref::<PlanFragment>().expect("a plan").plan().clone();
+        let original = plan.as_any().downcast_ref::<PlanFragment>().expect("a plan").plan().clone();
+        let plan = travelled(plan.as_ref(), &original)?;
         let source = FragmentSource(Arc::new(self.keys.clone()));
         let config = SessionConfig::new().with_extension(Arc::new(source));
         let context = TaskContext::default().with_session_config(config);
@@ -472,4 +477,24 @@ impl TableBuilder {
             check_sql: vec![],
         })
     }
+}
+
+/// The plan as a shard in another process would read it: the same in all that shows.
+fn travelled(
+    fragment: &dyn FragmentPlan,
+    original: &Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>, ShardError> {
+    let (version, bytes) = fragment.encode()?;
+    let plan = codec::decode(version, &bytes)?.plan;
+    let shown = |plan: &Arc<dyn ExecutionPlan>| {
+        let fields: Vec<_> = plan.schema().fields().iter().map(described).collect();
+        let ordering = plan.output_ordering().map(ToString::to_string);
+        format!("{fields:?} {ordering:?}\n{}", displayable(plan.as_ref()).indent(true))
+    };
+    assert_eq!(shown(&plan), shown(original));
+    Ok(plan)
+}
+
+fn described(field: &FieldRef) -> (String, DataType, bool) {
+    (field.name().clone(), field.data_type().clone(), field.is_nullable())
 }

@@ -4,7 +4,9 @@
 //! value (fast path, COPY, defaults, checks, kernels) uses this one form, so that a value means the same
 //! whichever way it took. Not here: what operators and functions do with values (crate `functions`).
 
-use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use crate::types::SqlType;
 
@@ -55,7 +57,24 @@ pub struct ArrayValue {
     pub element: SqlType,
     /// Subscript of the first element; 1 unless the literal said otherwise.
     pub lower_bound: i32,
+    #[serde(deserialize_with = "flat_elements")]
     pub elements: Vec<Datum>,
+}
+
+/// Elements that are no arrays: bytes from outside could nest them until the stack ends.
+fn flat_elements<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Datum>, D::Error> {
+    thread_local!(static INSIDE: Cell<bool> = const { Cell::new(false) });
+    if INSIDE.replace(true) {
+        return Err(D::Error::custom("arrays have one dimension"));
+    }
+    struct Left;
+    impl Drop for Left {
+        fn drop(&mut self) {
+            INSIDE.set(false);
+        }
+    }
+    let _left = Left;
+    Vec::deserialize(deserializer)
 }
 
 /// Values to and from Arrow columns.

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use cortex_functions::{failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource};
+use cortex_functions::{
+    codec, failure::shard_error, fragment::PlanFragment, table_scan::FragmentSource,
+};
 use cortex_shard_api::{
     ShardError,
     client::{BatchStream, Fragment, ScanSource},
@@ -44,16 +46,15 @@ impl FragmentRunner {
         source: Arc<dyn ScanSource>,
     ) -> Result<BatchStream, ShardError> {
         let plan = match fragment {
-            Fragment::Plan(plan) => plan.as_any().downcast_ref::<PlanFragment>(),
-            Fragment::Bytes { version, .. } => {
-                return Err(ShardError::Execution(format!(
-                    "this shard does not understand fragments of version {version}"
-                )));
-            }
+            Fragment::Plan(plan) => match plan.as_any().downcast_ref::<PlanFragment>() {
+                Some(plan) => plan.plan().clone(),
+                None => {
+                    let what = "the fragment is not a plan of this version".to_owned();
+                    return Err(ShardError::Execution(what));
+                }
+            },
+            Fragment::Bytes { version, bytes } => codec::decode(*version, bytes)?.plan,
         };
-        let plan = plan.ok_or_else(|| {
-            ShardError::Execution("the fragment is not a plan of this version".to_owned())
-        })?;
         let config = SessionConfig::new()
             .with_batch_size(BATCH_ROWS)
             .with_target_partitions(1)
@@ -61,7 +62,7 @@ impl FragmentRunner {
         let context =
             TaskContext::default().with_session_config(config).with_runtime(self.runtime.clone());
         let batches =
-            plan.plan().execute(0, Arc::new(context)).map_err(|error| shard_error(&error))?;
+            plan.execute(0, Arc::new(context)).map_err(|error| shard_error(&error))?;
         Ok(Box::pin(batches.map(|batch| batch.map_err(|error| shard_error(&error)))))
     }
 }

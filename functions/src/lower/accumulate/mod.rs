@@ -19,16 +19,18 @@ mod saved;
 mod simple;
 mod udaf;
 
+pub(crate) use udaf::StateUdaf;
+
 /// One key of ORDER BY inside an aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct OrderedBy {
+pub(crate) struct OrderedBy {
     pub ascending: bool,
     pub nulls_first: bool,
 }
 
 /// What an accumulator computes; also the identity of its function in plans.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     pub name: String,
     pub args: Vec<SqlType>,
     pub returns: SqlType,
@@ -97,7 +99,7 @@ pub(super) fn prepare(name: &str, args: Vec<Expr>, types: &[SqlType]) -> (Vec<Ex
 }
 
 /// The aggregate function for a specification, if there is one.
-pub(super) fn function(
+pub(crate) fn function(
     name: &str,
     args: &[SqlType],
     returns: SqlType,

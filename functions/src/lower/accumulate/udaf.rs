@@ -31,8 +31,8 @@ use super::{Spec, collect, saved::State};
 use crate::lower::udf::{expected, external, schema_name};
 
 #[derive(Debug)]
-pub(super) struct StateUdaf {
-    spec: Spec,
+pub(crate) struct StateUdaf {
+    pub spec: Spec,
     signature: Signature,
 }
 

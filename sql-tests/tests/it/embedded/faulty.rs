@@ -14,7 +14,7 @@ use bytes::Bytes;
 use cortex_shard_api::{
     LogIndex, MoveId, Oid, ShardError, ShardId, SnapshotId, StorageId, TableDescriptor, TxnId,
     client::{
-        BatchStream, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
+        BatchStream, Fragment, FragmentRequest, GetRequest, LockRowsRequest, LockedRow, MetaWrite,
         RequestContext, ScanRowsRequest, SequenceSpec, SequenceState, SequenceValues, ShardClient,
         ShardStatus, StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
     },
@@ -208,7 +208,12 @@ impl ShardClient for Faulty {
         self.shard.scan_rows(request).await
     }
 
-    async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError> {
+    /// As bytes, the way to another process: whatever runs over this client shows that plans survive it.
+    async fn execute(&self, mut request: FragmentRequest) -> Result<BatchStream, ShardError> {
+        if let Fragment::Plan(plan) = &request.fragment {
+            let (version, bytes) = plan.encode()?;
+            request.fragment = Fragment::Bytes { version, bytes };
+        }
         self.shard.execute(request).await
     }
 

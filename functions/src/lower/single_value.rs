@@ -20,14 +20,19 @@ use datafusion::{
 };
 
 /// `single_value(expr)`
-pub(super) fn single_value(expr: Expr) -> Expr {
-    AggregateUDF::from(SingleValue { signature: Signature::any(1, Volatility::Immutable) })
-        .call(vec![expr])
+pub fn single_value(expr: Expr) -> Expr {
+    AggregateUDF::from(SingleValue::new()).call(vec![expr])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct SingleValue {
+pub(crate) struct SingleValue {
     signature: Signature,
+}
+
+impl SingleValue {
+    pub fn new() -> SingleValue {
+        SingleValue { signature: Signature::any(1, Volatility::Immutable) }
+    }
 }
 
 impl AggregateUDFImpl for SingleValue {

@@ -1,6 +1,6 @@
 //! Functions that return sets of rows with several columns: `jsonb_each`.
 //!
-//! Lives here: the call as a List of Structs, which `set_returning` unnests. The rows come from the function's scalar kernel.
+//! Lives here: the call as a List of Structs, which the planner unnests. The rows come from the function's scalar kernel.
 
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use arrow::{
     buffer::OffsetBuffer,
     datatypes::{DataType, Field, Fields},
 };
-use cortex_functions::{scalar, session};
 use cortex_shard_api::{
     Datum, SqlType, TypeMod, ValueError,
     value::arrow::{array_from_datums, arrow_type, datum_at},
@@ -22,34 +21,38 @@ use datafusion::{
     },
 };
 
+use crate::{scalar, session};
+
 /// The call of a set-returning function whose rows have these columns.
-pub(super) fn call(
+pub fn record_set(
     signature: &str,
     args: Vec<(Expr, TypeMod)>,
     columns: &[(String, TypeMod)],
 ) -> Expr {
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, ty)| Field::new(name, arrow_type(ty.ty), true)).collect();
-    let function = RecordSet {
-        function: signature.to_owned(),
-        args: args.iter().map(|(_, ty)| ty.ty).collect(),
-        types: columns.iter().map(|(_, ty)| ty.ty).collect(),
-        fields: fields.into(),
-        signature: Signature::variadic_any(Volatility::Stable),
-    };
+    let types = args.iter().map(|(_, ty)| ty.ty).collect();
+    let columns = columns.iter().map(|(name, ty)| (name.clone(), ty.ty)).collect();
+    let function = RecordSet::new(signature.to_owned(), types, columns);
     ScalarUDF::from(function).call(args.into_iter().map(|(arg, _)| arg).collect())
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct RecordSet {
-    function: String,
-    args: Vec<SqlType>,
-    types: Vec<SqlType>,
+pub(crate) struct RecordSet {
+    pub function: String,
+    pub args: Vec<SqlType>,
+    /// Of each row.
+    pub columns: Vec<(String, SqlType)>,
     fields: Fields,
     signature: Signature,
 }
 
 impl RecordSet {
+    pub fn new(function: String, args: Vec<SqlType>, columns: Vec<(String, SqlType)>) -> RecordSet {
+        let field = |(name, ty): &(String, SqlType)| Field::new(name, arrow_type(*ty), true);
+        let fields = columns.iter().map(field).collect();
+        let signature = Signature::variadic_any(Volatility::Stable);
+        RecordSet { function, args, columns, fields, signature }
+    }
+
     fn item(&self) -> Arc<Field> {
         Arc::new(Field::new("item", DataType::Struct(self.fields.clone()), true))
     }
@@ -76,7 +79,7 @@ impl ScalarUDFImpl for RecordSet {
             .iter()
             .map(|arg| arg.to_array(args.number_rows))
             .collect::<Result<Vec<ArrayRef>>>()?;
-        let mut columns: Vec<Vec<Datum>> = vec![Vec::new(); self.types.len()];
+        let mut columns: Vec<Vec<Datum>> = vec![Vec::new(); self.columns.len()];
         let mut lengths = Vec::with_capacity(args.number_rows);
         for row in 0..args.number_rows {
             let values = arrays
@@ -95,8 +98,8 @@ impl ScalarUDFImpl for RecordSet {
         }
         let arrays = columns
             .iter()
-            .zip(&self.types)
-            .map(|(values, ty)| array_from_datums(*ty, values))
+            .zip(&self.columns)
+            .map(|(values, (_, ty))| array_from_datums(*ty, values))
             .collect::<std::result::Result<Vec<ArrayRef>, ValueError>>()
             .map_err(fail)?;
         let rows = StructArray::try_new(self.fields.clone(), arrays, None)?;

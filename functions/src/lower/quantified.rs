@@ -6,11 +6,6 @@
 use std::sync::Arc;
 
 use arrow::{array::BooleanBuilder, datatypes::DataType};
-use cortex_functions::{
-    registry::ResolvedCall,
-    scalar,
-    session::{self, EvalContext},
-};
 use cortex_shard_api::{Datum, ScalarExpr, SqlType, TypeMod, value::arrow as arrow_values};
 use datafusion::{
     common::{Result, exec_err},
@@ -20,32 +15,39 @@ use datafusion::{
     },
 };
 
+use crate::{
+    registry::ResolvedCall,
+    scalar,
+    session::{self, EvalContext},
+};
+
 /// The call of the function that compares `left` with each element of `array`.
-pub(super) fn call(
-    operator: &Arc<ResolvedCall>,
+pub fn quantified(
+    operator: &ResolvedCall,
     all: bool,
     left: (Expr, TypeMod),
     array: (Expr, TypeMod),
 ) -> Expr {
-    let quantified = Quantified {
-        operator: operator.signature.clone(),
-        all,
-        left: left.1.ty,
-        array: array.1.ty,
-        signature: Signature::any(2, Volatility::Immutable),
-        name: format!("{}_{}", operator.signature, if all { "all" } else { "any" }),
-    };
-    ScalarUDF::from(quantified).call(vec![left.0, array.0])
+    let call = Quantified::new(operator.signature.clone(), all, left.1.ty, array.1.ty);
+    ScalarUDF::from(call).call(vec![left.0, array.0])
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Quantified {
-    operator: String,
-    all: bool,
-    left: SqlType,
-    array: SqlType,
+pub(crate) struct Quantified {
+    pub operator: String,
+    pub all: bool,
+    pub left: SqlType,
+    pub array: SqlType,
     signature: Signature,
     name: String,
+}
+
+impl Quantified {
+    pub fn new(operator: String, all: bool, left: SqlType, array: SqlType) -> Quantified {
+        let name = format!("{operator}_{}", if all { "all" } else { "any" });
+        let signature = Signature::any(2, Volatility::Immutable);
+        Quantified { operator, all, left, array, signature, name }
+    }
 }
 
 impl ScalarUDFImpl for Quantified {
