@@ -9,12 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::{
     error::Result,
     execution::{TaskContext, config::SessionConfig},
     logical_expr::{Signature, TypeSignature},
-    physical_expr::{ScalarFunctionExpr, expressions::Literal},
+    physical_expr::{
+        ScalarFunctionExpr,
+        expressions::{CastExpr, Literal},
+    },
     physical_plan::{ExecutionPlan, PhysicalExpr, aggregates::AggregateExec},
 };
 use datafusion_proto::{
@@ -22,8 +25,8 @@ use datafusion_proto::{
         PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
     },
     protobuf::{
-        PhysicalExprNode, PhysicalPlanNode, physical_expr_node::ExprType,
-        physical_plan_node::PhysicalPlanType,
+        self, PhysicalExprNode, PhysicalExtensionExprNode, PhysicalPlanNode,
+        physical_expr_node::ExprType, physical_plan_node::PhysicalPlanType,
     },
 };
 use prost::Message;
@@ -32,7 +35,7 @@ use super::{
     CodecError, EXPRESSION_DEPTH_MAX, PLAN_DEPTH_MAX, STACK_GROWTH, STACK_RED_ZONE, constant,
     encode::NameCodec,
     frame::{Nodes, malformed},
-    kinds::{self, CONSTANT, REFERENCE, SCAN},
+    kinds::{self, CAST_TO_FIELD, CONSTANT, REFERENCE, SCAN},
     names, scan,
 };
 use crate::session::{self, EvalContext};
@@ -144,12 +147,15 @@ impl Decoder<'_> {
         let message = take(&self.expressions, number)?;
         let node = PhysicalExprNode::decode(message).map_err(|e| malformed(e.to_string()))?;
         kinds::check_expression(&node)?;
+        if let Some(ExprType::Extension(cast)) = &node.expr_type {
+            let _level = Level::enter(&self.expression_depth, 1, EXPRESSION_DEPTH_MAX)?;
+            return stacker::maybe_grow(STACK_RED_ZONE, STACK_GROWTH, || {
+                self.cast(cast, schema, ctx)
+            });
+        }
         // A chain of one operator is one message, but as deep as it is long.
         let levels = match &node.expr_type {
             Some(ExprType::BinaryExpr(chain)) => chain.operands.len().max(1),
-            Some(ExprType::Extension(_)) => {
-                return Err(malformed("an expression that is a reference").into());
-            }
             Some(_) | None => 1,
         };
         let _level = Level::enter(&self.expression_depth, levels, EXPRESSION_DEPTH_MAX)?;
@@ -160,6 +166,22 @@ impl Decoder<'_> {
             check_call(call, schema)?;
         }
         Ok(expression)
+    }
+
+    fn cast(
+        &self,
+        cast: &PhysicalExtensionExprNode,
+        schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let (Some((&CAST_TO_FIELD, field)), [input]) = (cast.expr.split_first(), &cast.inputs[..])
+        else {
+            return Err(malformed("an expression of no known kind").into());
+        };
+        let field = protobuf::Field::decode(field).map_err(|e| malformed(e.to_string()))?;
+        let field = Field::try_from(&field).map_err(|e| malformed(format!("a field: {e}")))?;
+        let input = self.proto_to_physical_expr(input, schema, ctx)?;
+        Ok(Arc::new(CastExpr::new_with_target_field(input, Arc::new(field), None)))
     }
 }
 

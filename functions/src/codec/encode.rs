@@ -6,10 +6,11 @@
 use std::{cell::RefCell, sync::Arc};
 
 use datafusion::{
+    common::format::DEFAULT_CAST_OPTIONS,
     error::{DataFusionError, Result},
     execution::TaskContext,
     logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
-    physical_expr::expressions::{Column, Literal},
+    physical_expr::expressions::{CastExpr, Column, Literal},
     physical_plan::{ExecutionPlan, PhysicalExpr},
 };
 use datafusion_proto::{
@@ -18,7 +19,7 @@ use datafusion_proto::{
         PhysicalProtoConverterExtension, to_proto::serialize_physical_expr_with_converter,
     },
     protobuf::{
-        PhysicalExprNode, PhysicalExtensionExprNode, PhysicalExtensionNode, PhysicalPlanNode,
+        self, PhysicalExprNode, PhysicalExtensionExprNode, PhysicalExtensionNode, PhysicalPlanNode,
         physical_expr_node::ExprType, physical_plan_node::PhysicalPlanType,
     },
 };
@@ -28,7 +29,7 @@ use super::{
     BYTES_MAX, CodecError, EXPRESSION_DEPTH_MAX, NODES_MAX, PLAN_DEPTH_MAX, STACK_GROWTH,
     STACK_RED_ZONE, constant,
     frame::{Nodes, malformed},
-    kinds::{self, REFERENCE, SCAN},
+    kinds::{self, CAST_TO_FIELD, REFERENCE, SCAN},
     names, scan,
 };
 use crate::table_scan::TableScanExec;
@@ -94,7 +95,10 @@ impl Encoder {
     }
 
     fn expression(&self, expression: &Arc<dyn PhysicalExpr>) -> Result<PhysicalExprNode> {
-        let node = serialize_physical_expr_with_converter(expression, &NameCodec, self);
+        let node = match expression.downcast_ref::<CastExpr>() {
+            Some(cast) => self.cast(expression, cast),
+            None => serialize_physical_expr_with_converter(expression, &NameCodec, self),
+        };
         let node = node.map_err(|error| match CodecError::from(error) {
             CodecError::Malformed(_) => CodecError::Expression(expression.to_string()),
             other => other,
@@ -106,6 +110,31 @@ impl Encoder {
         state.nodes.expressions.push(message);
         let number = state.nodes.expressions.len() - 1;
         Ok(extension_expression(reference(number)))
+    }
+}
+
+impl Encoder {
+    /// datafusion-proto sends the type alone, and not the nullability that a cast may state.
+    fn cast(
+        &self,
+        expression: &Arc<dyn PhysicalExpr>,
+        cast: &CastExpr,
+    ) -> Result<PhysicalExprNode> {
+        if *cast.cast_options() != DEFAULT_CAST_OPTIONS {
+            return Err(CodecError::Expression(expression.to_string()).into());
+        }
+        if cast.target_nullable().is_none() {
+            return serialize_physical_expr_with_converter(expression, &NameCodec, self);
+        }
+        let field: protobuf::Field = cast
+            .target_field()
+            .as_ref()
+            .try_into()
+            .map_err(|error| malformed(format!("a field: {error}")))?;
+        let expr = [&[CAST_TO_FIELD][..], &field.encode_to_vec()].concat();
+        let inputs = vec![self.physical_expr_to_proto(cast.expr(), &NameCodec)?];
+        let extension = PhysicalExtensionExprNode { expr, inputs };
+        Ok(PhysicalExprNode { expr_id: None, expr_type: Some(ExprType::Extension(extension)) })
     }
 }
 

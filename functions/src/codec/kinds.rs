@@ -23,6 +23,9 @@ pub(super) const SCAN: u8 = 1;
 /// First byte of an extension that is a nested constant.
 pub(super) const CONSTANT: u8 = 2;
 
+/// First byte of an extension that is a cast to a field: the field follows, its input is the one input.
+pub(super) const CAST_TO_FIELD: u8 = 3;
+
 /// Whether a message of this kind may be made, or made a plan of.
 pub(super) fn check_plan(node: &PhysicalPlanNode) -> Result<(), CodecError> {
     let Some(kind) = &node.physical_plan_type else {

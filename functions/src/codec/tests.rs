@@ -319,7 +319,7 @@ fn plans() -> Vec<Plan> {
         Arc::new(Literal::new(ScalarValue::Utf8(Some("%a%".to_owned())))),
         &scan_schema(),
     );
-    let chain = (0..2_000).fold(binary(column("id", 0), Operator::Eq, int(-1)), |chain, n| {
+    let chain = (0..200).fold(binary(column("id", 0), Operator::Eq, int(-1)), |chain, n| {
         binary(chain, Operator::Or, binary(column("id", 0), Operator::Eq, int(n)))
     });
     let partial = aggregate(AggregateMode::Partial, scan(), scan());
