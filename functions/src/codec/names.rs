@@ -129,7 +129,7 @@ pub(super) fn decode_scalar(name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>, 
     let function = match get(bytes)? {
         Scalar::Kernel(signature) => ScalarUDF::from(KernelUdf::new(kernel(&signature)?)),
         Scalar::Arithmetic(signature) => {
-            arithmetic(&kernel(&signature)?).ok_or_else(|| CodecError::Function(signature))?
+            arithmetic(&kernel(&signature)?).ok_or(CodecError::Function(signature))?
         }
         Scalar::Cast { from, to, explicit } => ScalarUDF::from(CastUdf::new(from, to, explicit)),
         Scalar::Key(ty) => ScalarUDF::from(KeyUdf::new(ty)),
