@@ -5,11 +5,11 @@
 //! After: number the outer rows, join them with the rows (outer join on the condition, matches marked), aggregate by number
 //! over the marked rows. Costs a join and an aggregation of the outer plan, so it is the second choice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use datafusion::{
     common::{
-        Column, JoinType,
+        Column, JoinType, TableReference,
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
     logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Operator, lit},
@@ -22,22 +22,114 @@ use crate::{PlanError, bind::Binder};
 
 /// Whether DataFusion makes a join of this correlated subquery by itself.
 pub(super) fn is_native(plan: &LogicalPlan) -> bool {
-    can_pull_up(plan, PullUpCorrelatedExpr::new().with_need_handle_count_bug(true))
+    let pull_up = PullUpCorrelatedExpr::new().with_need_handle_count_bug(true);
+    pulled_up(plan, pull_up).is_some_and(|(_, plan)| has_distinct_names(&plan))
 }
 
 /// Whether it makes a join of EXISTS or IN with this subquery.
 pub(super) fn is_native_predicate(plan: &LogicalPlan) -> bool {
-    can_pull_up(plan, PullUpCorrelatedExpr::new().with_exists_sub_query(true))
+    let pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
+    pulled_up(plan, pull_up).is_some_and(|(_, plan)| has_distinct_names(&plan))
 }
 
-fn can_pull_up(plan: &LogicalPlan, mut pull_up: PullUpCorrelatedExpr) -> bool {
+/// The rows of EXISTS with the columns that its conditions on the outer row need, all under names of their own, and those
+/// conditions over them; `None` where the conditions cannot move up.
+pub(super) fn predicate_rows(
+    binder: &mut Binder<'_>,
+    subquery: &LogicalPlan,
+) -> Result<Option<(LogicalPlan, Vec<Expr>)>, PlanError> {
+    let pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
+    let pulled_up = match subquery.all_out_ref_exprs().is_empty() {
+        true => Some((pull_up, subquery.clone())),
+        false => pulled_up(subquery, pull_up),
+    };
+    let Some((pull_up, rows)) = pulled_up else { return Ok(None) };
+    // With a qualifier, because a mark is named by it.
+    let table = TableReference::bare(binder.qualifier("subquery"));
+    // Tables have names of their own in the whole statement, so what is not among these is the outer row's.
+    let inner: HashSet<&Column> = pull_up.correlated_subquery_cols_map.values().flatten().collect();
+    let columns = rows.schema().columns();
+    let mut own: Vec<(Column, String)> = Vec::new();
+    let mut names = HashMap::new();
+    // In one order, so that the same text makes the same plan.
+    let named: Vec<BTreeSet<&Column>> =
+        pull_up.join_filters.iter().map(|it| it.column_refs().into_iter().collect()).collect();
+    for column in named.into_iter().flatten().filter(|column| inner.contains(column)) {
+        // Above an alias a column has another table's name.
+        let mut called_so = columns.iter().filter(|it| it.name == column.name);
+        let found = match (columns.contains(column), called_so.next(), called_so.next()) {
+            (true, _, _) => column,
+            (false, Some(only), None) => only,
+            _ => return Ok(None),
+        };
+        let name = match own.iter().find(|(column, _)| column == found) {
+            Some((_, name)) => String::clone(name),
+            None => {
+                let name = binder.fresh("row");
+                own.push((found.clone(), name.clone()));
+                name
+            }
+        };
+        names.insert(column.clone(), Expr::Column(Column::new(Some(table.clone()), name)));
+    }
+    let mut projection: Vec<Expr> =
+        own.into_iter().map(|(column, name)| Expr::Column(column).alias(name)).collect();
+    if projection.is_empty() {
+        projection.push(lit(true).alias(binder.fresh("row")));
+    }
+    let conditions = pull_up
+        .join_filters
+        .into_iter()
+        .map(|filter| substitute(filter, &names))
+        .collect::<Result<Vec<_>, _>>()?;
+    let rows = LogicalPlanBuilder::from(project(rows, projection)?)
+        .alias(table)
+        .and_then(|builder| builder.build())
+        .map_err(engine_error)?;
+    Ok(Some((rows, conditions)))
+}
+
+fn pulled_up(
+    plan: &LogicalPlan,
+    mut pull_up: PullUpCorrelatedExpr,
+) -> Option<(PullUpCorrelatedExpr, LogicalPlan)> {
     if computes_over_outer(plan) {
-        return false;
+        return None;
     }
-    match plan.clone().rewrite(&mut pull_up).data() {
-        Ok(plan) => pull_up.can_pull_up && plan.all_out_ref_exprs().is_empty(),
-        Err(_) => false,
+    let mut correlated = HashSet::new();
+    correlated_aliases(plan, &mut correlated);
+    let plan = plan.clone().rewrite(&mut pull_up).data().ok()?;
+    let is_whole = pull_up.can_pull_up
+        && plan.all_out_ref_exprs().is_empty()
+        && aliases_have_distinct_names(&plan, &correlated);
+    is_whole.then_some((pull_up, plan))
+}
+
+/// Columns that move up keep their names without their tables: two of one name would be taken for one.
+fn has_distinct_names(plan: &LogicalPlan) -> bool {
+    let mut seen = HashSet::new();
+    plan.schema().fields().iter().all(|field| seen.insert(field.name()))
+}
+
+/// The names of subqueries in FROM that look at the outer row.
+fn correlated_aliases(plan: &LogicalPlan, found: &mut HashSet<TableReference>) {
+    if let LogicalPlan::SubqueryAlias(it) = plan
+        && !plan.all_out_ref_exprs().is_empty()
+    {
+        found.insert(it.alias.clone());
     }
+    plan.inputs().into_iter().for_each(|input| correlated_aliases(input, found));
+}
+
+/// An alias takes the tables off its columns' names.
+fn aliases_have_distinct_names(plan: &LogicalPlan, aliases: &HashSet<TableReference>) -> bool {
+    let here = match plan {
+        LogicalPlan::SubqueryAlias(it) => {
+            !aliases.contains(&it.alias) || has_distinct_names(&it.input)
+        }
+        _ => true,
+    };
+    here && plan.inputs().into_iter().all(|input| aliases_have_distinct_names(input, aliases))
 }
 
 /// Whether an operator that looks at several rows stands above a reference to the outer row, so that it would see the rows of

@@ -4,7 +4,7 @@
 //! prepared here: correlated scalar subqueries are aggregates that insist on one row, and EXISTS, IN, ANY and ALL outside the
 //! top level of a WHERE clause are mark joins, with the NULL of three-valued logic told apart by a second mark.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use cortex_shard_api::{Datum, TypeMod};
 use datafusion::{
@@ -13,17 +13,16 @@ use datafusion::{
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
     logical_expr::{
-        Case, Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr, expr::AggregateFunction,
-        lit,
+        Case, Distinct, Expr, LogicalPlan, LogicalPlanBuilder, Operator, SortExpr,
+        expr::AggregateFunction, lit,
     },
-    optimizer::decorrelate::PullUpCorrelatedExpr,
     scalar::ScalarValue,
 };
 use sqlparser::ast::{Expr as AstExpr, Query, Spanned};
 
 use super::{
     Relational,
-    correlated::{is_native, is_native_predicate},
+    correlated::{is_native, is_native_predicate, predicate_rows},
     dependent::join_on_domain,
     engine_error,
     expr::{balanced, lower, lower_native_subquery, subquery_node},
@@ -148,7 +147,7 @@ impl Binder<'_> {
         let nested = self.bind_nested(query, scope, clause)?;
         let subquery = SubqueryExpr {
             kind: SubqueryKind::Exists,
-            plan: Arc::new(nested.relational.plan),
+            plan: Arc::new(bare_rows(nested.relational.plan)?),
             outer: nested.outer,
         };
         Ok(TypedExpr::boolean(Kind::Subquery(Box::new(subquery))).at(self.position(query.span())))
@@ -219,24 +218,28 @@ impl Binder<'_> {
             kind => vec![TypedExpr { kind, ..predicate }],
         };
         let mut plain = Vec::new();
-        for mut term in terms {
+        let mut others = Vec::new();
+        for term in terms {
             let native = match lower_native_subquery(&term)? {
                 Some(native) => Some(native),
                 None => native_quantified(&term, plan.schema())?,
             };
-            let native = native.filter(is_native_form);
-            match native {
+            match native.filter(is_native_form) {
                 Some(native) => plain.push(native),
-                None => {
-                    plan = self.mark_subqueries(plan, &mut [&mut term])?;
-                    plain.push(lower(&term)?);
-                }
+                None if term.has_subquery() => others.push(term),
+                None => plain.push(lower(&term)?),
             }
         }
-        LogicalPlanBuilder::from(plan)
-            .filter(balanced(Operator::And, plain))
-            .and_then(|builder| builder.build())
-            .map_err(engine_error)
+        // Subqueries that are joined come behind the rest of the condition: what they are joined with may be a product of
+        // tables that only the rest makes small.
+        if !plain.is_empty() && !others.is_empty() {
+            plan = filtered(plan, balanced(Operator::And, std::mem::take(&mut plain)))?;
+        }
+        for mut term in others {
+            plan = self.mark_subqueries(plan, &mut [&mut term])?;
+            plain.push(lower(&term)?);
+        }
+        filtered(plan, balanced(Operator::And, plain))
     }
 
     /// Replaces EXISTS, IN, ANY and ALL inside expressions by marks that joins with the subqueries put on each row.
@@ -368,60 +371,11 @@ impl Binder<'_> {
         subquery: LogicalPlan,
         position: Option<usize>,
     ) -> Result<(LogicalPlan, Expr), PlanError> {
-        if !subquery.all_out_ref_exprs().is_empty() && !is_native_predicate(&subquery) {
+        let Some((rows, condition)) = predicate_rows(self, &subquery)? else {
             return self.mark_dependent(plan, &subquery, position);
-        }
-        let mut pull_up = PullUpCorrelatedExpr::new().with_exists_sub_query(true);
-        let inner = subquery.rewrite(&mut pull_up).data().map_err(engine_error)?;
-        if !pull_up.can_pull_up || !inner.all_out_ref_exprs().is_empty() {
-            return Err(too_correlated().at(position));
-        }
-        let qualifier = self.qualifier("subquery");
-        let mut correlated = BTreeSet::new();
-        for columns in pull_up.correlated_subquery_cols_map.values() {
-            correlated.extend(columns.iter().cloned());
-        }
-        let right = LogicalPlanBuilder::from(inner)
-            .alias(datafusion::common::TableReference::bare(qualifier.clone()))
-            .map_err(engine_error)?;
-        let to_own = |column: &Column| {
-            Column::new(
-                Some(datafusion::common::TableReference::bare(qualifier.clone())),
-                column.name.clone(),
-            )
         };
-        let condition = pull_up
-            .join_filters
-            .into_iter()
-            .map(|filter| {
-                filter
-                    .transform(|expr| {
-                        Ok(match expr {
-                            Expr::Column(column) if correlated.contains(&column) => {
-                                Transformed::yes(Expr::Column(to_own(&column)))
-                            }
-                            other => Transformed::no(other),
-                        })
-                    })
-                    .data()
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(engine_error)?;
-        let needed: Vec<Expr> = right
-            .schema()
-            .columns()
-            .into_iter()
-            .filter(|column| condition.iter().any(|term| term.column_refs().contains(column)))
-            .map(Expr::Column)
-            .collect();
-        let right = match needed.is_empty() {
-            // Without columns the mark would have no qualifier.
-            true => right,
-            false => right.project(needed).map_err(engine_error)?,
-        };
-        let right = right.build().map_err(engine_error)?;
         let marked = LogicalPlanBuilder::from(plan)
-            .join_on(right, JoinType::LeftMark, Some(balanced(Operator::And, condition)))
+            .join_on(rows, JoinType::LeftMark, Some(balanced(Operator::And, condition)))
             .and_then(|builder| builder.build())
             .map_err(engine_error)?;
         let mark = marked.schema().columns().into_iter().next_back();
@@ -572,6 +526,18 @@ fn native_quantified(term: &TypedExpr, outer: &DFSchema) -> Result<Option<Expr>,
         subquery: subquery_node(Arc::new(plan)),
         negated,
     })))
+}
+
+/// Rows for EXISTS, without what they show: as in PostgreSQL, the select list, ORDER BY and DISTINCT are not computed.
+fn bare_rows(mut plan: LogicalPlan) -> Result<LogicalPlan, PlanError> {
+    loop {
+        plan = match plan {
+            LogicalPlan::Projection(it) => Arc::unwrap_or_clone(it.input),
+            LogicalPlan::Sort(it) if it.fetch.is_none() => Arc::unwrap_or_clone(it.input),
+            LogicalPlan::Distinct(Distinct::All(input)) => Arc::unwrap_or_clone(input),
+            rows => return project(rows, vec![lit(true).alias("row")]),
+        };
+    }
 }
 
 /// The subquery's rows without their order, and the order.

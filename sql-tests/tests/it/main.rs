@@ -12,3 +12,4 @@ mod precedence;
 mod process;
 mod restart;
 mod schema_changes;
+mod tpch;
