@@ -6,7 +6,7 @@
 use std::ops::{Deref, DerefMut};
 
 use cortex_planner::error::{PlanError, PlanErrorKind};
-use cortex_shard_api::{ShardError, ValueError, ValueErrorKind};
+use cortex_shard_api::{ShardError, ShardId, ValueError, ValueErrorKind};
 
 /// A SQLSTATE: five characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +164,8 @@ pub struct ErrorFields {
     pub context: Option<String>,
     /// The statement was bound to a schema that is no more, and has done nothing: it may be bound again.
     pub is_stale: bool,
+    /// The shard that could not be reached, if that was it.
+    pub down: Option<ShardId>,
 }
 
 /// An error as the client sees it: one pointer, so that `Result`s stay small. Read and change its fields through it.
@@ -201,6 +203,7 @@ impl PgError {
             constraint: None,
             context: None,
             is_stale: false,
+            down: None,
         }))
     }
 
@@ -317,6 +320,7 @@ pub const fn value_state(kind: ValueErrorKind) -> SqlState {
         ValueErrorKind::SequenceExhausted => SqlState::SEQUENCE_LIMIT_EXCEEDED,
         ValueErrorKind::Unsupported => SqlState::FEATURE_NOT_SUPPORTED,
         ValueErrorKind::TypeMismatch => SqlState::DATATYPE_MISMATCH,
+        ValueErrorKind::ShardUnavailable => SqlState::SYSTEM_ERROR,
         ValueErrorKind::Internal => SqlState::INTERNAL_ERROR,
     }
 }
@@ -438,7 +442,14 @@ impl From<ShardError> for PgError {
                 .with_hint(
                     "Read the rows back before retrying: the write may have been committed.",
                 ),
-            ShardError::Unavailable { shard: _, reason: _ } => with(SqlState::SYSTEM_ERROR),
+            ShardError::Unavailable { shard, reason: _ } => {
+                let mut out = with(SqlState::SYSTEM_ERROR).with_hint(
+                    "Statements that do not need this shard go on, and it is asked again by the next one that does: bring it \
+                     back and repeat. SET cortex.partial_reads = 'allow' lets a SELECT over several shards answer without it.",
+                );
+                out.down = Some(shard);
+                out
+            }
             ShardError::Poisoned { shard: _, reason: _ } => with(SqlState::SYSTEM_ERROR).with_hint(
                 "Check the disk, then restart this shard; what was acknowledged is safe.",
             ),

@@ -88,6 +88,8 @@ pub enum ValueErrorKind {
     Unsupported,
     /// 42P22, 42804 and others that the binder missed and only execution saw.
     TypeMismatch,
+    /// 58000: a function needs a shard that is down.
+    ShardUnavailable,
     /// XX000
     Internal,
 }

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,9 +15,11 @@ use cortex_shard_api::{Oid, TxnId, client::TableLock};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::changes::TableChanges;
 use crate::error::{PgError, SqlState};
 
-/// A wait without `lock_timeout` ends after this: a shard's row lock may be part of a circle that nobody sees whole.
+/// A wait without `lock_timeout` ends after this: a shard's row lock may be part of a circle that nobody sees whole. Who waits for
+/// a table whose rows are being copied waits on: the copying waits for nobody.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Who holds and awaits which table.
@@ -24,6 +27,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 pub struct TableLocks {
     state: Mutex<State>,
     released: Notify,
+    changes: Arc<TableChanges>,
 }
 
 #[derive(Debug, Default)]
@@ -70,22 +74,19 @@ impl State {
         }
     }
 
-    /// Whether a transaction waits, over others, for itself.
-    fn is_deadlocked(&self, txn: TxnId) -> bool {
+    /// Everybody that a transaction waits for, over others; itself in a deadlock.
+    fn awaited(&self, txn: TxnId) -> HashSet<TxnId> {
         let mut seen = HashSet::new();
         let mut queue = vec![txn];
         while let Some(waiter) = queue.pop() {
             let Some((table, lock)) = self.waiting.get(&waiter) else { continue };
             for blocker in self.blockers(waiter, *table, *lock) {
-                if blocker == txn {
-                    return true;
-                }
                 if seen.insert(blocker) {
                     queue.push(blocker);
                 }
             }
         }
-        false
+        seen
     }
 }
 
@@ -137,7 +138,7 @@ impl TableLocks {
                         return Ok(());
                     }
                     state.waiting.insert(txn, (table, lock));
-                    if state.is_deadlocked(txn) {
+                    if state.awaited(txn).contains(&txn) {
                         return Err(PgError::new(SqlState::DEADLOCK_DETECTED, "deadlock detected")
                             .with_detail("Transactions wait for each other's table locks.")
                             .with_hint("The transaction was chosen as the victim; run it again."));
@@ -147,7 +148,12 @@ impl TableLocks {
             }
         };
         let limit = timeout.unwrap_or(WAIT_MAX);
-        let result = tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| {
+        let mut wait = std::pin::pin!(wait);
+        let mut waited = tokio::time::timeout(limit, &mut wait).await;
+        while waited.is_err() && timeout.is_none() && self.awaits_copying(txn) {
+            waited = tokio::time::timeout(limit, &mut wait).await;
+        }
+        let result = waited.unwrap_or_else(|_| {
             Err(match timeout {
                 Some(_) => PgError::new(
                     SqlState::LOCK_NOT_AVAILABLE,
@@ -160,6 +166,17 @@ impl TableLocks {
         });
         drop(waiting);
         result
+    }
+
+    /// Tables whose rows are on their way.
+    pub fn changes(&self) -> &Arc<TableChanges> {
+        &self.changes
+    }
+
+    /// Whether a transaction waits for one that copies a table's rows.
+    fn awaits_copying(&self, txn: TxnId) -> bool {
+        let awaited = self.state.lock().awaited(txn);
+        awaited.into_iter().any(|awaited| self.changes.is_copying(awaited))
     }
 
     /// Releases everything a transaction holds.

@@ -13,6 +13,9 @@ pub mod store;
 /// Table locks of this gateway's transactions.
 pub mod locks;
 
+/// Tables whose rows are on their way.
+pub mod changes;
+
 /// A session's uncommitted schema changes.
 pub mod transaction;
 

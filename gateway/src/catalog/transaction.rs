@@ -32,7 +32,7 @@ use cortex_shard_api::{
 };
 use futures::future::try_join_all;
 
-use super::{CatalogStore, format::Intent, work};
+use super::{CatalogStore, changes::ChangeHandle, format::Intent, work};
 use crate::{cluster::ClusterGuard, error::PgError, statement::Notice};
 
 /// Fences in one request to a shard.
@@ -54,6 +54,8 @@ pub trait DdlHost: Send + Sync {
 pub struct DdlContext<'a> {
     /// Names the session's transaction (`txn` is needed) and the statement's mark.
     pub request: RequestContext,
+    /// Of the session, for those who look what it does.
+    pub process_id: i32,
     pub environment: DdlEnvironment<'a>,
     pub host: &'a dyn DdlHost,
 }
@@ -69,7 +71,11 @@ pub struct DdlOutcome {
 
 /// A point to return to.
 #[derive(Clone, Debug)]
-pub struct CatalogSavepoint(Arc<Catalog>);
+pub struct CatalogSavepoint {
+    catalog: Arc<Catalog>,
+    /// Rows were on their way to so many tables.
+    progress: usize,
+}
 
 /// A session's uncommitted schema changes.
 pub struct CatalogTransaction {
@@ -81,6 +87,8 @@ pub struct CatalogTransaction {
     shards: BTreeSet<ShardId>,
     /// Written by `fence`.
     intent: Option<Intent>,
+    /// What other sessions see of it, until it ends.
+    progress: Vec<ChangeHandle>,
     ddl: ClusterGuard,
 }
 
@@ -98,6 +106,7 @@ impl CatalogTransaction {
             fresh: BTreeSet::new(),
             shards: BTreeSet::new(),
             intent: None,
+            progress: Vec::new(),
             store,
             ddl: guard,
         })
@@ -120,17 +129,19 @@ impl CatalogTransaction {
     }
 
     pub fn savepoint(&self) -> CatalogSavepoint {
-        CatalogSavepoint(self.current.clone())
+        CatalogSavepoint { catalog: self.current.clone(), progress: self.progress.len() }
     }
 
     /// Forgets changes since the savepoint; the shards' part is `ShardClient::rollback_to`.
     pub fn rollback_to(&mut self, savepoint: &CatalogSavepoint) {
-        self.current = savepoint.0.clone();
+        self.current = savepoint.catalog.clone();
+        self.progress.truncate(savepoint.progress);
     }
 
     /// Back to before the transaction's first change.
     pub fn rollback_all(&mut self) {
         self.current = self.base.clone();
+        self.progress.clear();
     }
 
     /// Runs one command. After an error nothing of it is left in the catalog; the caller undoes its mark on the shards.
@@ -143,10 +154,15 @@ impl CatalogTransaction {
         let plan = plan::plan(command, &self.current, &context.environment)?;
         let before = self.current.storages();
         self.fresh.extend(plan.catalog.storages().difference(&before));
-        for item in &plan.work {
+        // Dropped with the command if it fails.
+        let mut progress: Vec<_> =
+            plan.work.iter().map(|item| work::announce(item, &self.store, context)).collect();
+        for (item, progress) in plan.work.iter().zip(&progress) {
             let (shards, fresh) = (&mut self.shards, &mut self.fresh);
-            work::run(item, &self.store, &plan.catalog, context, shards, fresh).await?;
+            let progress = progress.as_ref();
+            work::run(item, &self.store, &plan.catalog, context, shards, fresh, progress).await?;
         }
+        self.progress.extend(progress.drain(..).flatten());
         self.current = plan.catalog;
         let notices = plan
             .notices

@@ -14,14 +14,27 @@ use cortex_planner::{
 use cortex_shard_api::{
     Datum, ScalarExpr, ShardError, ShardId, SqlType, StorageId, TableDescriptor, TypeMod,
     client::{
-        Access, OnConflict, Row, SCAN_ROWS_MAX, ScanRowsRequest, ScanSpec, TableLock, WriteOp,
-        WriteRequest,
+        Access, OnConflict, Row, SCAN_ROWS_MAX, ScanRowsRequest, ScanSpec, StoredRow, TableLock,
+        WriteOp, WriteRequest,
     },
     key, row,
 };
+use futures::future::try_join_all;
 
-use super::{CatalogStore, DdlContext};
-use crate::error::{PgError, SqlState};
+use super::{
+    CatalogStore, DdlContext,
+    changes::{ChangeHandle, Phase, TableChange, kind_of},
+};
+use crate::{
+    error::{PgError, SqlState},
+    exec::gateway::now_micros,
+};
+
+/// Rows of the first read from a shard: how large they are is known only then.
+const FIRST_READ_ROWS: usize = 64;
+
+/// Bytes of rows in one read: what the gateway holds of a table on its way, a few times over.
+const READ_BYTES: usize = 4 << 20;
 
 /// Does one item; `catalog` is the version that the command makes. `shards` collects the shards that the transaction reached, `fresh` storage that it may have filled.
 pub async fn run(
@@ -31,6 +44,7 @@ pub async fn run(
     context: &DdlContext<'_>,
     shards: &mut BTreeSet<ShardId>,
     fresh: &mut BTreeSet<StorageId>,
+    progress: Option<&ChangeHandle>,
 ) -> Result<(), PgError> {
     match work {
         Work::Lock(table) => lock(table, store, context, shards).await,
@@ -52,7 +66,12 @@ pub async fn run(
         }
         Work::Convert { from, to, columns } => {
             note_storages(to, fresh);
-            convert(from, to, columns, store, catalog, context, shards).await
+            // Foreign keys hold as they did, and their other tables need not be asked.
+            let mut target = TableDescriptor::clone(to);
+            target.foreign_keys.clear();
+            target.referenced_by.clear();
+            let to = Arc::new(target);
+            Conversion { from, to, columns, store, catalog, context, progress }.run(shards).await
         }
         Work::Verify { catalog, sql, violation } => {
             match context.host.first_row(catalog, sql).await? {
@@ -94,65 +113,164 @@ async fn lock(
     Ok(())
 }
 
-/// Reads rows of `from` in batches, computes those of `to` and writes them to the shards they belong to.
-async fn convert(
-    from: &Arc<TableDescriptor>,
-    to: &Arc<TableDescriptor>,
-    columns: &[ScalarExpr],
+/// Notes a change that moves rows, for those who look or wait; `None` for other work.
+pub fn announce(
+    work: &Work,
     store: &CatalogStore,
-    catalog: &Catalog,
     context: &DdlContext<'_>,
-    shards: &mut BTreeSet<ShardId>,
-) -> Result<(), PgError> {
-    // Foreign keys hold as they did, and their other tables need not be asked.
-    let mut target = TableDescriptor::clone(to);
-    target.foreign_keys.clear();
-    target.referenced_by.clear();
-    let target = Arc::new(target);
-    for source in written_shards(from) {
-        shards.insert(source);
-        let mut start = Bytes::copy_from_slice(&key::storage_prefix(from.storage));
-        let end =
-            key::prefix_end(&start).ok_or_else(|| PgError::internal("storage ids are used up"))?;
-        loop {
-            let request = ScanRowsRequest {
-                context: context.request.clone(),
-                spec: ScanSpec {
-                    table: from.clone(),
-                    columns: (0..from.columns.len()).collect(),
-                    with_identity: false,
-                    access: Access::KeyRanges(vec![(start.clone(), end.clone())]),
-                    limit: Some(SCAN_ROWS_MAX),
-                    batch_rows: SCAN_ROWS_MAX,
-                },
-                reverse: false,
-            };
-            let rows = store.shard(source)?.scan_rows(request).await?;
-            let Some(last) = rows.last() else { break };
-            // The least key above the last one read.
-            start = [last.key.as_ref(), &[0]].concat().into();
-            let more = rows.len() == SCAN_ROWS_MAX;
-            let mut reserved = reserve(columns, rows.len(), store, catalog).await?;
-            let mut converted = Vec::with_capacity(rows.len());
-            for stored in &rows {
-                let old = row::decode(from, &stored.value)?;
-                let mut new: Row = Vec::with_capacity(columns.len());
-                for (column, reserved) in columns.iter().zip(&mut reserved) {
-                    let eval = context.environment.eval;
-                    new.push(match reserved {
-                        Some(values) => values.next(column.ty(), eval)?,
-                        None => scalar::evaluate(column, &old, &[], eval)?,
-                    });
+) -> Option<ChangeHandle> {
+    let (Work::Convert { from, to, .. }, Some(txn)) = (work, context.request.txn) else {
+        return None;
+    };
+    Some(store.locks().changes().begin(TableChange {
+        txn,
+        process_id: context.process_id,
+        schema: to.schema.clone(),
+        table: to.name.clone(),
+        oid: to.oid,
+        from: kind_of(from),
+        to: kind_of(to),
+        phase: Phase::Waiting,
+        rows_done: 0,
+        rows_total: None,
+        started_micros: now_micros(),
+    }))
+}
+
+/// Rows of `from` on their way to `to`: read in key order from one shard after the other, held in bounded parts, and written to the
+/// shards they belong to, at once to all of them.
+struct Conversion<'a> {
+    from: &'a Arc<TableDescriptor>,
+    to: Arc<TableDescriptor>,
+    columns: &'a [ScalarExpr],
+    store: &'a CatalogStore,
+    catalog: &'a Catalog,
+    context: &'a DdlContext<'a>,
+    progress: Option<&'a ChangeHandle>,
+}
+
+impl Conversion<'_> {
+    async fn run(&self, shards: &mut BTreeSet<ShardId>) -> Result<(), PgError> {
+        let sources = written_shards(self.from);
+        let total = self.expect_all(&sources).await?;
+        if let Some(progress) = self.progress {
+            progress.copying(total);
+        }
+        for source in sources {
+            shards.insert(source);
+            let mut rest = Some(Bytes::copy_from_slice(&key::storage_prefix(self.from.storage)));
+            let mut limit = FIRST_READ_ROWS;
+            while let Some(start) = rest {
+                let rows = self.read(source, start, limit).await?;
+                let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.len()).sum();
+                // The least key above the last one read.
+                rest = (rows.len() == limit)
+                    .then(|| rows.last().map(|last| [last.key.as_ref(), &[0]].concat().into()))
+                    .flatten();
+                limit = (READ_BYTES / (bytes / rows.len().max(1)).max(1)).clamp(1, SCAN_ROWS_MAX);
+                let n_rows = rows.len() as u64;
+                self.write(self.converted(rows).await?, shards).await?;
+                if let Some(progress) = self.progress {
+                    progress.copied_rows(n_rows);
                 }
-                converted.push(new);
-            }
-            write(&target, converted, store, context, shards).await?;
-            if !more {
-                break;
+                // Shards in this process answer without a pause, in which a cancellation could come.
+                tokio::task::yield_now().await;
             }
         }
+        if let Some(progress) = self.progress {
+            progress.copied();
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Every shard that will be needed must answer, before the first row is written. Returns the number of rows.
+    async fn expect_all(&self, sources: &[ShardId]) -> Result<u64, PgError> {
+        let mut total = 0;
+        for id in self.to.shards().into_iter().chain(sources.iter().copied()) {
+            let client = self.store.shard(id)?;
+            if let Some(reason) = client.status().await?.poisoned {
+                return Err(ShardError::Poisoned { shard: id, reason }.into());
+            }
+        }
+        for source in sources {
+            total += self.store.shard(*source)?.storage_stats(self.from.storage).await?.rows;
+        }
+        Ok(total)
+    }
+
+    async fn read(
+        &self,
+        source: ShardId,
+        start: Bytes,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, PgError> {
+        let end = key::prefix_end(&key::storage_prefix(self.from.storage))
+            .ok_or_else(|| PgError::internal("storage ids are used up"))?;
+        let request = ScanRowsRequest {
+            context: self.context.request.clone(),
+            spec: ScanSpec {
+                table: self.from.clone(),
+                columns: (0..self.from.columns.len()).collect(),
+                with_identity: false,
+                access: Access::KeyRanges(vec![(start, end)]),
+                limit: Some(limit),
+                batch_rows: limit,
+            },
+            reverse: false,
+        };
+        Ok(self.store.shard(source)?.scan_rows(request).await?)
+    }
+
+    async fn converted(&self, rows: Vec<StoredRow>) -> Result<Vec<Row>, PgError> {
+        let mut reserved = reserve(self.columns, rows.len(), self.store, self.catalog).await?;
+        let mut converted = Vec::with_capacity(rows.len());
+        for stored in &rows {
+            let old = row::decode(self.from, &stored.value)?;
+            let mut new: Row = Vec::with_capacity(self.columns.len());
+            for (column, reserved) in self.columns.iter().zip(&mut reserved) {
+                let eval = self.context.environment.eval;
+                new.push(match reserved {
+                    Some(values) => values.next(column.ty(), eval)?,
+                    None => scalar::evaluate(column, &old, &[], eval)?,
+                });
+            }
+            converted.push(new);
+        }
+        Ok(converted)
+    }
+
+    async fn write(&self, rows: Vec<Row>, shards: &mut BTreeSet<ShardId>) -> Result<(), PgError> {
+        let mut routed: BTreeMap<ShardId, Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            routed.entry(key::shard_of_row(&self.to, &row)).or_default().push(row);
+        }
+        shards.extend(routed.keys().copied());
+        let written = routed.into_iter().map(|(shard, rows)| async move {
+            let request = WriteRequest {
+                context: self.context.request.clone(),
+                table: self.to.clone(),
+                related: Arc::from([]),
+                op: WriteOp::Insert { rows, on_conflict: OnConflict::Fail },
+                commit: false,
+                returning: false,
+                more: false,
+            };
+            self.store.shard(shard)?.write(request).await.map_err(write_error)
+        });
+        try_join_all(written).await.map(drop)
+    }
+}
+
+/// A duplicate is one among the rows that are there.
+fn write_error(error: ShardError) -> PgError {
+    match error {
+        ShardError::UniqueViolation { constraint, detail, .. } => PgError::new(
+            SqlState::UNIQUE_VIOLATION,
+            format!("could not create unique index \"{constraint}\""),
+        )
+        .with_detail(detail.replace("already exists", "is duplicated")),
+        other => other.into(),
+    }
 }
 
 /// Values of a sequence for the rows of a batch: the sequence may be as new as the column.
@@ -189,40 +307,6 @@ async fn reserve(
         });
     }
     Ok(reserved)
-}
-
-async fn write(
-    table: &Arc<TableDescriptor>,
-    rows: Vec<Row>,
-    store: &CatalogStore,
-    context: &DdlContext<'_>,
-    shards: &mut BTreeSet<ShardId>,
-) -> Result<(), PgError> {
-    let mut routed: BTreeMap<ShardId, Vec<Row>> = BTreeMap::new();
-    for row in rows {
-        routed.entry(key::shard_of_row(table, &row)).or_default().push(row);
-    }
-    for (shard, rows) in routed {
-        shards.insert(shard);
-        let request = WriteRequest {
-            context: context.request.clone(),
-            table: table.clone(),
-            related: Arc::from([]),
-            op: WriteOp::Insert { rows, on_conflict: OnConflict::Fail },
-            commit: false,
-            returning: false,
-            more: false,
-        };
-        store.shard(shard)?.write(request).await.map_err(|error| match error {
-            ShardError::UniqueViolation { constraint, detail, .. } => PgError::new(
-                SqlState::UNIQUE_VIOLATION,
-                format!("could not create unique index \"{constraint}\""),
-            )
-            .with_detail(detail.replace("already exists", "is duplicated")),
-            other => other.into(),
-        })?;
-    }
-    Ok(())
 }
 
 fn violation_error(violation: &Violation, row: &[Option<String>]) -> PgError {

@@ -1,6 +1,6 @@
 //! Schema changes: driven through the session's `CatalogTransaction`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use cortex_functions::session::EvalContext;
@@ -31,7 +31,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    catalog::{CatalogTransaction, DdlContext, DdlHost, DdlOutcome},
+    catalog::{CatalogTransaction, DdlContext, DdlHost, DdlOutcome, SessionInfo},
     error::PgError,
     parse::{self, Ast},
     session::auth::scram_verifier,
@@ -80,16 +80,14 @@ impl Session {
         let transaction = self.ensure_transaction();
         transaction.next_mark();
         let (txn, mark) = (transaction.id, transaction.mark);
-        let mut ddl = match self.ddl.take() {
-            Some(ddl) => ddl,
-            None => {
-                let store = self.gateway.store.clone();
-                CatalogTransaction::begin(store, self.settings.lock_timeout()).await?
-            }
-        };
+        if self.ddl.is_none() {
+            let store = self.gateway.store.clone();
+            let begun = CatalogTransaction::begin(store, self.settings.lock_timeout()).await?;
+            self.ddl = Some(begun);
+        }
         let request = RequestContext { txn: Some(txn), mark, ..self.request_base() };
         let eval = self.eval_context();
-        let catalog = ddl.catalog().clone();
+        let catalog = self.catalog();
         let namespace = self.namespace_of(&catalog);
         let shards = self.gateway.store.cluster().placeable(&catalog);
         let host = Host {
@@ -119,14 +117,21 @@ impl Session {
             },
             password_verifier: &scram_verifier,
         };
-        let context = DdlContext { request, environment, host: &host };
+        let process_id = self.functions.process_id();
+        let context = DdlContext { request, process_id, environment, host: &host };
+        let Some(ddl) = &mut self.ddl else {
+            return Err(PgError::internal("a schema change without its transaction"));
+        };
         let outcome = ddl.execute(command, &context).await;
-        let reached: Vec<_> = ddl.shards().collect();
-        self.ddl = Some(ddl);
-        if let Some(transaction) = &mut self.transaction {
-            reached.into_iter().for_each(|shard| transaction.touch(shard));
-        }
+        self.note_changed_shards();
         outcome
+    }
+
+    /// The transaction ends on every shard that its schema changes reached, also those of a command that was interrupted.
+    pub fn note_changed_shards(&mut self) {
+        if let (Some(ddl), Some(transaction)) = (&self.ddl, &mut self.transaction) {
+            ddl.shards().for_each(|shard| transaction.touch(shard));
+        }
     }
 
     /// CREATE TABLE ... AS: the rows of the query into the new table.
@@ -192,6 +197,7 @@ impl DdlHost for Host {
             self.eval.clone(),
             self.request.clone(),
             CopyUse::PrimaryOnly,
+            BTreeSet::new(),
         )?;
         let physical = physical_plan(&run, &query, &[], &[]).await?;
         let mut batches = run.stream(physical)?;

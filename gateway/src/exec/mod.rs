@@ -36,6 +36,9 @@ mod rerun;
 /// SELECT through DataFusion.
 pub(crate) mod query;
 
+/// SELECT without the shards that are down.
+mod partial;
+
 /// SELECT ... FOR UPDATE.
 mod locking;
 

@@ -4,6 +4,7 @@
 //! between, so that a slow client holds back the shards and a dropped stream stops them.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -20,7 +21,7 @@ use cortex_planner::{
     },
     operators::{self, CopyUse, Failure, StatementContext, find_error},
 };
-use cortex_shard_api::{Datum, SqlType, client::RequestContext};
+use cortex_shard_api::{Datum, ShardId, SqlType, client::RequestContext};
 use datafusion::{
     common::ParamValues,
     error::DataFusionError,
@@ -62,10 +63,12 @@ impl QueryRun {
         eval: Arc<EvalContext>,
         base: RequestContext,
         copies: CopyUse,
+        left_out: BTreeSet<ShardId>,
     ) -> Result<QueryRun, PgError> {
         let shards = gateway.shards.clone();
         let find = move |shard| shards.get(shard).ok();
-        let context = StatementContext::new(Arc::new(find), base).with_copies(copies);
+        let context = StatementContext::new(Arc::new(find), base);
+        let context = context.with_copies(copies).without(left_out);
         let context = Arc::new(context);
         let batch_rows = usize::try_from(settings.integer("cortex.batch_rows")).unwrap_or(8192);
         let mut config = operators::session_config(batch_rows);
@@ -105,8 +108,17 @@ impl QueryRun {
 
 impl Session {
     pub fn query_run(&self, base: RequestContext) -> Result<QueryRun, PgError> {
+        self.query_run_without(base, BTreeSet::new())
+    }
+
+    /// A query that does without some shards.
+    pub(super) fn query_run_without(
+        &self,
+        base: RequestContext,
+        left_out: BTreeSet<ShardId>,
+    ) -> Result<QueryRun, PgError> {
         let eval = Arc::new(self.eval_context());
-        QueryRun::new(&self.gateway, &self.settings, eval, base, self.copy_use())
+        QueryRun::new(&self.gateway, &self.settings, eval, base, self.copy_use(), left_out)
     }
 
     /// A transaction sees its own changes of reference tables on their primary copies alone.
@@ -126,10 +138,13 @@ impl Session {
         types: &[SqlType],
         parameters: &[Datum],
     ) -> Result<Execution, PgError> {
-        let base = self.read_base();
-        let run = self.query_run(base)?;
-        let physical = physical_plan(&run, query, types, parameters).await?;
-        let batches = run.stream(physical)?;
+        let batches = if self.settings.get("cortex.partial_reads").as_deref() == Some("allow") {
+            self.run_partially(query, types, parameters).await?
+        } else {
+            let run = self.query_run(self.read_base())?;
+            let physical = physical_plan(&run, query, types, parameters).await?;
+            run.stream(physical)?
+        };
         Ok(Execution::Rows {
             columns: query.bound.columns.clone().into(),
             rows: RowSource::Batches(batches),

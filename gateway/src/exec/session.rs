@@ -223,7 +223,8 @@ impl Session {
         // A schema change may have filled storage of reference tables wherever it went.
         let changed = if ddl.is_some() { transaction.touched() } else { transaction.references() };
         let changed = changed.clone();
-        let committed = transaction.commit(&self.gateway.shards).await;
+        let committed =
+            transaction.commit(&self.gateway.shards, self.settings.statement_timeout()).await;
         // Whatever became of it: who looks for it by way of a copy must find it.
         changed.into_iter().for_each(|shard| self.gateway.copies.changed(shard));
         let result = match (committed, ddl) {
@@ -241,6 +242,7 @@ impl Session {
     }
 
     pub async fn rollback(&mut self) {
+        self.note_changed_shards();
         self.saved.clear();
         self.cursors.end_transaction();
         if let Some(transaction) = self.transaction.take() {
@@ -423,6 +425,7 @@ impl SqlSession for Session {
 
     async fn failed(&mut self) {
         self.reclaim();
+        self.note_changed_shards();
         match &mut self.transaction {
             Some(transaction) if transaction.block == Block::Explicit => transaction.failed = true,
             Some(_) => self.rollback().await,

@@ -4,7 +4,7 @@
 //! own (there is no two-phase commit), and what happened is reported: all of it (success), none of it (the first
 //! error), some of it (CX001), or not known (40003).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cortex_shard_api::{ShardError, ShardId, TxnId, client::ShardClient};
 use futures::future::join_all;
@@ -13,6 +13,12 @@ use crate::{
     cluster::Shards,
     error::{PgError, SqlState},
 };
+
+/// Before a commit over several shards each must answer within this; then none is committed.
+const VALIDATE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A session whose transaction is over goes on after this, whatever a shard that was told does.
+const ROLLBACK_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Savepoints inside each other in one transaction.
 const SAVEPOINTS_MAX: usize = 10_000;
@@ -148,8 +154,8 @@ impl Transaction {
         &self.references
     }
 
-    /// Commits on every shard that it touched.
-    pub async fn commit(self, shards: &Shards) -> Result<(), PgError> {
+    /// Commits on every shard that it touched. `limit`: how long a shard may take to say that it could.
+    pub async fn commit(self, shards: &Shards, limit: Option<Duration>) -> Result<(), PgError> {
         let clients = self.clients(shards)?;
         if let [client] = &clients[..] {
             return match client.commit(self.id).await {
@@ -163,7 +169,15 @@ impl Transaction {
             };
         }
         // Every shard is asked before the first one commits: what can be refused is refused while nothing is done.
-        let validated = join_all(clients.iter().map(|client| client.validate(self.id))).await;
+        let limit = limit.unwrap_or(VALIDATE_WAIT_MAX).min(VALIDATE_WAIT_MAX);
+        let validated = join_all(clients.iter().map(|client| {
+            let txn = self.id;
+            async move {
+                let asked = tokio::time::timeout(limit, client.validate(txn)).await;
+                asked.unwrap_or_else(|_| Err(no_answer(client.id(), limit)))
+            }
+        }));
+        let validated = validated.await;
         if let Some(error) = validated.into_iter().find_map(Result::err) {
             self.rollback(shards).await;
             return Err(error.into());
@@ -182,15 +196,24 @@ impl Transaction {
     }
 
     /// Rolls back everywhere. Nothing can be done about a shard that does not answer: without a commit it forgets the transaction.
+    /// The client does not wait for one; it is told in the background, if it comes back.
     pub async fn rollback(&self, shards: &Shards) {
-        let clients = self.clients(shards).unwrap_or_default();
-        let ended = join_all(clients.iter().map(|client| client.rollback(self.id))).await;
-        for (client, result) in clients.iter().zip(ended) {
-            if let Err(error) = result {
-                tracing::debug!(shard_id = client.id().0, %error, "rollback was not acknowledged");
-            }
-        }
+        let txn = self.id;
+        let told = self.touched.iter().filter_map(|shard| shards.get(*shard).ok()).map(|client| {
+            tokio::spawn(async move {
+                if let Err(error) = client.rollback(txn).await {
+                    tracing::debug!(shard_id = client.id().0, %error, "rollback was not acknowledged");
+                }
+            })
+        });
+        let told: Vec<_> = told.collect();
+        let _ = tokio::time::timeout(ROLLBACK_WAIT_MAX, join_all(told)).await;
     }
+}
+
+fn no_answer(shard: ShardId, waited: Duration) -> ShardError {
+    let reason = format!("it did not answer within {} ms", waited.as_millis());
+    ShardError::Unavailable { shard, reason }
 }
 
 /// What a multi-shard commit comes to.

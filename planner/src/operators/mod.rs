@@ -13,6 +13,9 @@ pub mod statement;
 /// Sends a fragment to each shard.
 pub mod scatter;
 
+/// Answers without the shards that are down.
+pub mod partial;
+
 /// Limits inside a fragment.
 mod limit;
 

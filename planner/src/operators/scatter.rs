@@ -35,8 +35,8 @@ use datafusion::{
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::{Partitioning, PhysicalExpr},
     physical_plan::{
-        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-        ReplaceChildrenOptions,
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, EmptyRecordBatchStream,
+        ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
         coop::make_cooperative,
         execution_plan::SchedulingType,
         metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time},
@@ -219,6 +219,9 @@ impl ExecutionPlan for ShardFragmentExec {
             .get_extension::<StatementContext>()
             .ok_or_else(|| internal_datafusion_err!("the statement has no shards"))?;
         let (shard, plan) = self.slice(partition)?;
+        if statement.is_left_out(shard) {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
+        }
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let time = MetricBuilder::new(&self.metrics).subset_time(SHARD_TIME, partition);
         let seen = session::installed(context.session_config().options());

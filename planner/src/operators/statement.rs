@@ -47,6 +47,8 @@ pub struct StatementContext {
     shards: Arc<Shards>,
     base: RequestContext,
     copies: CopyUse,
+    /// Shards that the statement does without: nothing is asked of them, and they have no rows.
+    left_out: BTreeSet<ShardId>,
     /// Copies that the plan may read, with the shard of the primary one: known before the first snapshot is opened.
     planned: Mutex<BTreeSet<(ShardId, ShardId)>>,
     snapshots: Mutex<BTreeMap<ShardId, Arc<OnceCell<Pinned>>>>,
@@ -71,6 +73,7 @@ impl StatementContext {
             shards,
             base,
             copies: CopyUse::Any,
+            left_out: BTreeSet::new(),
             planned: Mutex::default(),
             snapshots: Mutex::default(),
         }
@@ -79,6 +82,15 @@ impl StatementContext {
     /// The same, for a statement that must see certain changes of reference tables.
     pub fn with_copies(self, copies: CopyUse) -> StatementContext {
         StatementContext { copies, ..self }
+    }
+
+    /// The same, for a statement that does without some shards. Its plan must allow that (`partial::can_leave_out`).
+    pub fn without(self, left_out: BTreeSet<ShardId>) -> StatementContext {
+        StatementContext { left_out, ..self }
+    }
+
+    pub fn is_left_out(&self, shard: ShardId) -> bool {
+        self.left_out.contains(&shard)
     }
 
     /// Whether only primary copies of reference tables may be read.

@@ -170,6 +170,9 @@ async fn expected_rows(
     let statement = state.config().get_extension::<StatementContext>()?;
     let mut rows: u64 = 0;
     for scan in &route.scans {
+        if statement.is_left_out(scan.shard) {
+            continue;
+        }
         let client = statement.client(scan.shard).ok()?;
         rows += client.storage_stats(table.storage).await.ok()?.rows;
     }

@@ -2,8 +2,12 @@
 //!
 //! `call` answers by the signature's name; what it does not know goes to the session (`SessionInfo::call_other`).
 
+use std::time::Duration;
+
 use cortex_planner::catalog::edit::{DATABASE, DATABASE_NAME, class};
-use cortex_shard_api::{Datum, Oid, SqlType, ValueError, ValueErrorKind, value::ArrayValue};
+use cortex_shard_api::{
+    Datum, Oid, ShardError, ShardId, SqlType, ValueError, ValueErrorKind, value::ArrayValue,
+};
 
 use super::SessionInfo;
 
@@ -254,11 +258,45 @@ const fn is_database(oid: Oid) -> bool {
     oid.0 == DATABASE.0
 }
 
-/// Waits for a shard from inside a plan, on a thread that a task of tokio may be running on. Unconstrained: the task's
-/// cooperative budget is not renewed while it waits here, and an exhausted one would make every channel answer "not yet"
-/// for ever.
-fn wait<T>(answer: impl Future<Output = T>) -> T {
-    futures::executor::block_on(tokio::task::unconstrained(answer))
+/// What a shard answers to a call from inside a plan, on a thread that a task of tokio may be running on. An answer that is there
+/// at once, as a shard in the same process gives it, is taken without ado. One that is not is waited for at most `limit`, by the
+/// thread's own clock: the runtime's would stand still if all of its threads waited here.
+///
+/// Unconstrained: the task's cooperative budget is not renewed meanwhile, and an exhausted one would make every channel answer
+/// "not yet" for ever.
+fn ask<T: Send + 'static>(
+    shard: ShardId,
+    limit: Duration,
+    answer: impl Future<Output = std::result::Result<T, ShardError>> + Send + 'static,
+) -> std::result::Result<T, ShardError> {
+    let mut answer = Box::pin(tokio::task::unconstrained(answer));
+    let mut at_once = std::task::Context::from_waker(std::task::Waker::noop());
+    if let std::task::Poll::Ready(answer) = answer.as_mut().poll(&mut at_once) {
+        return answer;
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return futures::executor::block_on(answer);
+    };
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let task = runtime.spawn(async move {
+        let _ = sender.send(answer.await);
+    });
+    receiver.recv_timeout(limit).unwrap_or_else(|_| {
+        task.abort();
+        let reason = format!("it did not answer within {} s", limit.as_secs());
+        Err(ShardError::Unavailable { shard, reason })
+    })
+}
+
+/// A shard's error as a function's.
+fn shard_error(error: ShardError) -> ValueError {
+    match error {
+        ShardError::Value(error) => error,
+        ShardError::Unavailable { .. } => {
+            ValueError::new(ValueErrorKind::ShardUnavailable, error.to_string())
+        }
+        other => ValueError::new(ValueErrorKind::Internal, other.to_string()),
+    }
 }
 
 fn text(text: impl AsRef<str>) -> Datum {

@@ -1,14 +1,17 @@
 //! nextval, currval, setval, lastval.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cortex_planner::catalog::Sequence;
 use cortex_shard_api::{
     Datum, ShardError, ValueError, ValueErrorKind,
-    client::{SequenceState, ShardClient},
+    client::{SequenceSpec, SequenceState, ShardClient},
 };
 
-use super::{Call, Result, wait};
+use super::{Call, Result, ask, shard_error};
+
+/// A sequence's shard answers in milliseconds; a thread that waits for it can do nothing else.
+const SEQUENCE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl Call<'_> {
     fn sequence(&self) -> Result<Arc<Sequence>> {
@@ -29,18 +32,25 @@ impl Call<'_> {
         })
     }
 
-    fn shard(&self, sequence: &Sequence) -> Result<Arc<dyn ShardClient>> {
-        self.session
-            .store()
-            .shard(sequence.home)
-            .map_err(|error| ValueError::new(ValueErrorKind::Internal, error.message.clone()))
+    fn ask<T: Send + 'static, F>(
+        &self,
+        sequence: &Sequence,
+        call: impl FnOnce(Arc<dyn ShardClient>, SequenceSpec) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, ShardError>> + Send + 'static,
+    {
+        let shard = self.session.store().shard(sequence.home).map_err(|error| {
+            ValueError::new(ValueErrorKind::ShardUnavailable, error.message.clone())
+        })?;
+        ask(sequence.home, SEQUENCE_WAIT_MAX, call(shard, sequence.spec.clone()))
+            .map_err(|error| failed(sequence, error))
     }
 
     pub(super) fn nextval(&self) -> Result<Datum> {
         let sequence = self.sequence()?;
-        let shard = self.shard(&sequence)?;
-        let values = wait(shard.sequence_next(&sequence.spec, 1))
-            .map_err(|error| failed(&sequence, error))?;
+        let values =
+            self.ask(&sequence, |shard, spec| async move { shard.sequence_next(&spec, 1).await })?;
         self.session.remember_value(sequence.oid, values.first);
         Ok(Datum::Int8(values.first))
     }
@@ -84,8 +94,10 @@ impl Call<'_> {
             ));
         }
         let state = SequenceState { last_value: value, is_called };
-        wait(self.shard(&sequence)?.sequence_set(spec, state))
-            .map_err(|error| failed(&sequence, error))?;
+        self.ask(
+            &sequence,
+            move |shard, spec| async move { shard.sequence_set(&spec, state).await },
+        )?;
         if is_called {
             self.session.remember_value(sequence.oid, value);
         }
@@ -95,8 +107,8 @@ impl Call<'_> {
     /// `pg_sequence_last_value`: NULL before the first use.
     pub(super) fn sequence_last_value(&self) -> Result<Datum> {
         let sequence = self.sequence()?;
-        let state = wait(self.shard(&sequence)?.sequence_get(&sequence.spec))
-            .map_err(|error| failed(&sequence, error))?;
+        let state =
+            self.ask(&sequence, |shard, spec| async move { shard.sequence_get(&spec).await })?;
         let called = state.filter(|state| state.is_called);
         Ok(called.map_or(Datum::Null, |state| Datum::Int8(state.last_value)))
     }
@@ -109,7 +121,6 @@ fn failed(sequence: &Sequence, error: ShardError) -> ValueError {
             ValueErrorKind::SequenceExhausted,
             format!("nextval: reached {bound} value of sequence \"{}\" ({value})", sequence.name),
         ),
-        ShardError::Value(error) => error,
-        other => ValueError::new(ValueErrorKind::Internal, other.to_string()),
+        other => shard_error(other),
     }
 }

@@ -1,10 +1,17 @@
 //! Bytes of relations: asked of the shards, summed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use cortex_shard_api::{Datum, Oid, StorageId, ValueError, ValueErrorKind, ids::ShardId};
+use cortex_shard_api::{Datum, Oid, ShardError, StorageId, ids::ShardId};
 
-use super::{Call, Result, is_database, wait};
+use super::{Call, Result, ask, is_database, shard_error};
+
+/// `\d+` and dashboards ask for sizes: one that is not there soon is not worth the wait.
+const SIZE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+fn shown(bytes: Option<i64>) -> Datum {
+    bytes.map_or(Datum::Null, Datum::Int8)
+}
 
 impl Call<'_> {
     pub(super) fn relation_size(&self, name: &str) -> Result<Datum> {
@@ -17,7 +24,7 @@ impl Call<'_> {
                 .map(|index| index.storage)
                 .into_iter()
                 .collect();
-            return self.bytes(&table.descriptor.shards(), &storages).map(Datum::Int8);
+            return self.bytes(&table.descriptor.shards(), &storages).map(shown);
         }
         let Some(table) = catalog.tables.get(&oid) else {
             let known = catalog.relation_by_oid(oid).is_some()
@@ -30,7 +37,7 @@ impl Call<'_> {
             "pg_indexes_size" => indexes.iter().map(|index| index.storage).collect(),
             _ => table.storages(),
         };
-        self.bytes(&table.descriptor.shards(), &storages).map(Datum::Int8)
+        self.bytes(&table.descriptor.shards(), &storages).map(shown)
     }
 
     pub(super) fn database_size(&self) -> Result<Datum> {
@@ -43,27 +50,32 @@ impl Call<'_> {
         }
         let mut total = 0;
         for (shards, storages) in by_shards {
-            total += self.bytes(&shards, &storages)?;
+            let Some(bytes) = self.bytes(&shards, &storages)? else { return Ok(Datum::Null) };
+            total += bytes;
         }
         Ok(Datum::Int8(total))
     }
 
-    fn bytes(&self, shards: &[ShardId], storages: &[StorageId]) -> Result<i64> {
-        let internal = |message: String| ValueError::new(ValueErrorKind::Internal, message);
+    /// `None` while one of the shards is down: a part of the size is not the size.
+    fn bytes(&self, shards: &[ShardId], storages: &[StorageId]) -> Result<Option<i64>> {
         let mut bytes = 0;
         for shard in shards {
-            let client = self
-                .session
-                .store()
-                .shard(*shard)
-                .map_err(|error| internal(error.message.clone()))?;
-            for storage in storages {
-                let stats = wait(client.storage_stats(*storage))
-                    .map_err(|error| internal(error.to_string()))?;
-                bytes += stats.bytes as i64;
+            let Ok(client) = self.session.store().shard(*shard) else { return Ok(None) };
+            let storages = storages.to_vec();
+            let sum = ask(*shard, SIZE_WAIT_MAX, async move {
+                let mut sum = 0;
+                for storage in storages {
+                    sum += client.storage_stats(storage).await?.bytes;
+                }
+                Ok(sum)
+            });
+            match sum {
+                Ok(sum) => bytes += sum as i64,
+                Err(ShardError::Unavailable { .. }) => return Ok(None),
+                Err(error) => return Err(shard_error(error)),
             }
         }
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     pub(super) fn relation_filenode(&self) -> Result<Datum> {

@@ -105,6 +105,9 @@ static CONTENTS: LazyLock<HashMap<(&'static str, &'static str), Content>> = Lazy
     for (name, fill) in sessions::RELATIONS {
         contents.insert(("pg_catalog", *name), Content::Session(*fill));
     }
+    for (name, fill) in placement::LIVE_RELATIONS {
+        contents.insert(("cortex", *name), Content::Session(*fill));
+    }
     contents.insert(("cortex", "shards"), Content::Shards);
     contents.insert(("pg_catalog", "pg_sequences"), Content::Sequences);
     contents

@@ -1,6 +1,6 @@
 //! cortex: which shard holds what.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cortex_planner::catalog::{Catalog, Table, edit::Grouped};
 use cortex_shard_api::{
@@ -14,7 +14,13 @@ use super::{
 };
 use crate::catalog::CatalogStore;
 
+/// A view does not wait longer for a shard than this.
+const SHARD_WAIT_MAX: Duration = Duration::from_secs(1);
+
 pub const RELATIONS: &[(&str, Fill)] = &[("tables", tables), ("slots", slots)];
+
+/// Of cortex, too, but not of a version of the catalog.
+pub const LIVE_RELATIONS: &[(&str, Fill)] = &[("table_changes", table_changes)];
 
 fn tables(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
     for table in source.catalog.tables.values() {
@@ -73,6 +79,25 @@ fn slots(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
     Ok(())
 }
 
+/// Tables whose rows this gateway is moving.
+fn table_changes(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError> {
+    for change in source.session.store().locks().changes().list() {
+        rows.push([
+            ("pid", Datum::Int4(change.process_id)),
+            ("schema_name", text(&change.schema)),
+            ("table_name", text(&change.table)),
+            ("table_oid", oid(change.oid)),
+            ("from_kind", text(&change.from)),
+            ("to_kind", text(&change.to)),
+            ("phase", text(change.phase.name())),
+            ("rows_done", Datum::Int8(change.rows_done as i64)),
+            ("rows_total", change.rows_total.map_or(Datum::Null, |n| Datum::Int8(n as i64))),
+            ("started_at", Datum::Timestamptz(change.started_micros)),
+        ]);
+    }
+    Ok(())
+}
+
 /// cortex.shards: counted now.
 pub async fn shards(
     catalog: &Catalog,
@@ -114,11 +139,22 @@ pub async fn sequences(
     store: &Arc<CatalogStore>,
     rows: &mut Rows,
 ) -> Result<(), ValueError> {
+    let mut down = BTreeSet::new();
     for sequence in catalog.sequences.values() {
-        let client = store
-            .shard(sequence.home)
-            .map_err(|error| ValueError::new(ValueErrorKind::Internal, &error.message))?;
-        let state = client.sequence_get(&sequence.spec).await.map_err(unavailable)?;
+        // Not known while its shard is down, which must not hide the sequence, nor hold up who looks: asked once a shard.
+        let state = match store.shard(sequence.home) {
+            Ok(client) if !down.contains(&sequence.home) => {
+                let asked = client.sequence_get(&sequence.spec);
+                match tokio::time::timeout(SHARD_WAIT_MAX, asked).await {
+                    Ok(Ok(state)) => state,
+                    Ok(Err(_)) | Err(_) => {
+                        down.insert(sequence.home);
+                        None
+                    }
+                }
+            }
+            Ok(_) | Err(_) => None,
+        };
         let last = state.filter(|state| state.is_called).map(|state| state.last_value);
         rows.push([
             ("schemaname", schema_name(catalog, sequence.schema)),

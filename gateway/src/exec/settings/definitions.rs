@@ -83,6 +83,7 @@ pub const DEFINITIONS: &[Definition] = &[
     setting("cortex.default_shard_by", "none", Kind::Enum(&["none", "primary_key"]), "How new tables without shard_by are placed."),
     setting("cortex.fast_path", "on", Kind::Bool, "Runs simple statements by key without the analytic planner."),
     setting("cortex.multi_shard_writes", "best_effort", Kind::Enum(&["best_effort", "strict"]), "Whether a transaction may write on several shards."),
+    setting("cortex.partial_reads", "refuse", Kind::Enum(&["refuse", "allow"]), "Whether a SELECT over several shards may answer without those that are down."),
     setting("cortex.query_memory", "1GB", Kind::Bytes, "Memory of one query in the gateway."),
     setting("cortex.schema_placement", "home", Kind::Enum(&["home", "round_robin"]), "Which shard is the home of a new schema."),
     reported("DateStyle", "ISO, MDY", Kind::DateStyle, "Sets the display format for date and time values."),

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cortex_planner::bind::write::{BoundConflict, BoundInsert, InsertSource};
+use cortex_planner::{
+    bind::write::{BoundConflict, BoundInsert, InsertSource},
+    operators::partial,
+};
 use cortex_shard_api::{
     ShardId,
     client::{OnConflict, Row, WriteOp},
@@ -68,7 +71,7 @@ impl Session {
         let physical = physical_plan(&query_run, query, &run.types, &run.parameters).await?;
         // Pinned before the first row is written, so that the statement cannot meet its own rows; and after planning, which
         // finds out what the snapshots must show.
-        for shard in self.gateway.shards.data() {
+        for shard in partial::shards_of(&physical) {
             query_run.context.context(shard).await?;
         }
         query_run.stream(physical)

@@ -1,7 +1,8 @@
-//! A `ShardClient` that fails, or loses the answer of, the n-th commit, and counts what reaches the shards.
+//! A `ShardClient` that fails, or loses the answer of, the n-th commit, counts what reaches the shards, and behaves as one of a
+//! shard process that is down, hangs, breaks off its answers or was restarted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,6 +26,7 @@ use cortex_shard_api::{
         TableRanges,
     },
 };
+use futures::StreamExt;
 
 /// What happens to a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,33 @@ pub enum Fault {
     LoseAnswer,
     /// The request never arrives, which looks the same from outside.
     LoseRequest,
+}
+
+/// How a shard is, seen from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    #[default]
+    Up,
+    /// Every request fails at once.
+    Down,
+    /// No request is answered, until the shard is up again.
+    Hangs,
+    /// Requests are carried out, and their answers are lost; streams break off behind their first batch.
+    LosesAnswers,
+    /// Only streams break off, behind their first batch.
+    BreaksStreams,
+}
+
+/// What `Faults` knows of one shard.
+#[derive(Debug, Default)]
+struct Seen {
+    health: Health,
+    /// Transactions that requests have named.
+    begun: BTreeSet<TxnId>,
+    /// Those of them that a restart has ended.
+    lost: BTreeSet<TxnId>,
+    /// It goes down with the next `validate`, which is still answered.
+    down_after_validation: bool,
 }
 
 /// Shared by the clients of all data shards, so that commits are counted in the order in which they are sent.
@@ -48,9 +77,45 @@ pub struct Faults {
     hold_changes: AtomicBool,
     commits: AtomicU64,
     writes: AtomicU64,
+    shards: Mutex<BTreeMap<ShardId, Seen>>,
+    clients: Mutex<BTreeMap<ShardId, Arc<dyn ShardClient>>>,
 }
 
+/// Between two looks at the health of a shard that hangs.
+const LOOK: Duration = Duration::from_millis(5);
+
 impl Faults {
+    fn seen<T>(&self, shard: ShardId, look: impl FnOnce(&mut Seen) -> T) -> T {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        look(shards.entry(shard).or_default())
+    }
+
+    pub fn set_health(&self, shard: u32, health: Health) {
+        self.seen(ShardId(shard), |seen| seen.health = health);
+    }
+
+    fn health(&self, shard: ShardId) -> Health {
+        self.seen(shard, |seen| seen.health)
+    }
+
+    /// The shard forgets every open transaction, as a restarted process or a new connection does.
+    pub fn restart(&self, shard: u32) {
+        let begun = self.seen(ShardId(shard), |seen| std::mem::take(&mut seen.begun));
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = clients.get(&ShardId(shard)).cloned();
+        drop(clients);
+        for txn in &begun {
+            let rollback = client.iter().map(|client| client.rollback(*txn));
+            futures::executor::block_on(futures::future::join_all(rollback));
+        }
+        self.seen(ShardId(shard), |seen| seen.lost.extend(begun));
+    }
+
+    /// The shard says that it would commit, and is gone when it should.
+    pub fn down_after_validation(&self, shard: u32) {
+        self.seen(ShardId(shard), |seen| seen.down_after_validation = true);
+    }
+
     /// Counts anew; the commits with these numbers meet these faults.
     pub fn plan(&self, faults: impl IntoIterator<Item = (u64, Fault)>) {
         *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = faults.into_iter().collect();
@@ -91,11 +156,44 @@ pub struct Faulty {
 
 impl Faulty {
     pub fn new(shard: Arc<dyn ShardClient>, faults: Arc<Faults>) -> Faulty {
+        let mut clients = faults.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.insert(shard.id(), shard.clone());
+        drop(clients);
         Faulty { shard, faults }
     }
 
     fn unavailable(&self) -> ShardError {
         ShardError::Unavailable { shard: self.id(), reason: "the test says so".to_owned() }
+    }
+
+    /// What every request meets first.
+    async fn arrive(&self) -> Result<(), ShardError> {
+        loop {
+            match self.faults.health(self.id()) {
+                Health::Up | Health::LosesAnswers | Health::BreaksStreams => return Ok(()),
+                Health::Down => return Err(self.unavailable()),
+                Health::Hangs => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// The same for a request of a transaction, which must not begin anew where it was lost.
+    async fn arrive_in(&self, txn: Option<TxnId>) -> Result<(), ShardError> {
+        self.arrive().await?;
+        let Some(txn) = txn else { return Ok(()) };
+        let lost = self.faults.seen(self.id(), |seen| {
+            seen.begun.insert(txn);
+            seen.lost.contains(&txn)
+        });
+        if lost { Err(ShardError::TransactionLost { shard: self.id() }) } else { Ok(()) }
+    }
+
+    /// What every answer meets.
+    fn answer<T>(&self, answer: Result<T, ShardError>) -> Result<T, ShardError> {
+        match self.faults.health(self.id()) {
+            Health::LosesAnswers => Err(self.unavailable()),
+            Health::Up | Health::Down | Health::Hangs | Health::BreaksStreams => answer,
+        }
     }
 
     /// Carries a commit out as the plan says.
@@ -122,7 +220,8 @@ impl ShardClient for Faulty {
     }
 
     async fn status(&self) -> Result<ShardStatus, ShardError> {
-        self.shard.status().await
+        self.arrive().await?;
+        self.answer(self.shard.status().await)
     }
 
     async fn fence(
@@ -130,7 +229,8 @@ impl ShardClient for Faulty {
         context: &RequestContext,
         fences: Vec<Fence>,
     ) -> Result<LogIndex, ShardError> {
-        self.shard.fence(context, fences).await
+        self.arrive_in(context.txn).await?;
+        self.answer(self.shard.fence(context, fences).await)
     }
 
     async fn read_moving(&self, request: MovingRequest) -> Result<MovingRows, ShardError> {
@@ -174,14 +274,21 @@ impl ShardClient for Faulty {
     }
 
     async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ShardError> {
+        self.arrive_in(request.context.txn).await?;
         self.faults.writes.fetch_add(1, Ordering::SeqCst);
         if !request.commit {
-            return self.shard.write(request).await;
+            return self.answer(self.shard.write(request).await);
         }
         self.committing(self.shard.write(request)).await
     }
 
     async fn validate(&self, txn: TxnId) -> Result<(), ShardError> {
+        self.arrive_in(Some(txn)).await?;
+        self.faults.seen(self.id(), |seen| {
+            if std::mem::take(&mut seen.down_after_validation) {
+                seen.health = Health::Down;
+            }
+        });
         let refuse = std::mem::take(
             &mut *self.faults.refuse_validation.lock().unwrap_or_else(PoisonError::into_inner),
         );
@@ -189,11 +296,13 @@ impl ShardClient for Faulty {
     }
 
     async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError> {
+        self.arrive_in(Some(txn)).await?;
         self.committing(self.shard.commit(txn)).await
     }
 
     async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
-        self.shard.open_snapshot(context).await
+        self.arrive_in(context.txn).await?;
+        self.answer(self.shard.open_snapshot(context).await)
     }
 
     fn close_snapshot(&self, snapshot: SnapshotId) {
@@ -201,11 +310,13 @@ impl ShardClient for Faulty {
     }
 
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
-        self.shard.get(request).await
+        self.arrive_in(request.context.txn).await?;
+        self.answer(self.shard.get(request).await)
     }
 
     async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
-        self.shard.scan_rows(request).await
+        self.arrive_in(request.context.txn).await?;
+        self.answer(self.shard.scan_rows(request).await)
     }
 
     /// As bytes, the way to another process: whatever runs over this client shows that plans survive it.
@@ -214,11 +325,22 @@ impl ShardClient for Faulty {
             let (version, bytes) = plan.encode()?;
             request.fragment = Fragment::Bytes { version, bytes };
         }
-        self.shard.execute(request).await
+        self.arrive_in(request.context.txn).await?;
+        let answer = self.answer(self.shard.execute(request).await)?;
+        let (faults, shard, lost) = (self.faults.clone(), self.id(), self.unavailable());
+        let breaks = move |n: usize| {
+            n > 0 && matches!(faults.health(shard), Health::BreaksStreams | Health::LosesAnswers)
+        };
+        Ok(Box::pin(answer.enumerate().map(
+            move |(n, batch)| {
+                if breaks(n) { Err(lost.clone()) } else { batch }
+            },
+        )))
     }
 
     async fn lock_rows(&self, request: LockRowsRequest) -> Result<Vec<LockedRow>, ShardError> {
-        self.shard.lock_rows(request).await
+        self.arrive_in(request.context.txn).await?;
+        self.answer(self.shard.lock_rows(request).await)
     }
 
     async fn lock_table(
@@ -227,14 +349,17 @@ impl ShardClient for Faulty {
         table: Oid,
         lock: TableLock,
     ) -> Result<(), ShardError> {
-        self.shard.lock_table(context, table, lock).await
+        self.arrive_in(context.txn).await?;
+        self.answer(self.shard.lock_table(context, table, lock).await)
     }
 
     async fn rollback_to(&self, txn: TxnId, mark: u32) -> Result<(), ShardError> {
-        self.shard.rollback_to(txn, mark).await
+        self.arrive_in(Some(txn)).await?;
+        self.answer(self.shard.rollback_to(txn, mark).await)
     }
 
     async fn rollback(&self, txn: TxnId) -> Result<(), ShardError> {
+        self.arrive().await?;
         self.shard.rollback(txn).await
     }
 
@@ -244,7 +369,8 @@ impl ShardClient for Faulty {
         table: Arc<TableDescriptor>,
         index: usize,
     ) -> Result<(), ShardError> {
-        self.shard.build_index(context, table, index).await
+        self.arrive_in(context.txn).await?;
+        self.answer(self.shard.build_index(context, table, index).await)
     }
 
     async fn rewrite_table(
@@ -253,22 +379,27 @@ impl ShardClient for Faulty {
         from: Arc<TableDescriptor>,
         to: Arc<TableDescriptor>,
     ) -> Result<u64, ShardError> {
-        self.shard.rewrite_table(context, from, to).await
+        self.arrive_in(context.txn).await?;
+        self.answer(self.shard.rewrite_table(context, from, to).await)
     }
 
     async fn drop_storage(&self, storages: Vec<StorageId>) -> Result<(), ShardError> {
-        self.shard.drop_storage(storages).await
+        self.arrive().await?;
+        self.answer(self.shard.drop_storage(storages).await)
     }
 
     async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError> {
-        self.shard.storage_stats(storage).await
+        self.arrive().await?;
+        self.answer(self.shard.storage_stats(storage).await)
     }
 
     async fn storages(&self) -> Result<Vec<StorageId>, ShardError> {
-        self.shard.storages().await
+        self.arrive().await?;
+        self.answer(self.shard.storages().await)
     }
 
     async fn read_changes(&self, request: ChangesRequest) -> Result<Changes, ShardError> {
+        self.arrive().await?;
         let changes = self.shard.read_changes(request).await?;
         // What was under way when it was held is held, too.
         if self.faults.hold_changes.load(Ordering::SeqCst) {
@@ -283,7 +414,8 @@ impl ShardClient for Faulty {
         at_least: LogIndex,
         wait: Duration,
     ) -> Result<LogIndex, ShardError> {
-        self.shard.copy_position(source, at_least, wait).await
+        self.arrive().await?;
+        self.answer(self.shard.copy_position(source, at_least, wait).await)
     }
 
     async fn sequence_next(
@@ -291,7 +423,8 @@ impl ShardClient for Faulty {
         spec: &SequenceSpec,
         count: u32,
     ) -> Result<SequenceValues, ShardError> {
-        self.shard.sequence_next(spec, count).await
+        self.arrive().await?;
+        self.answer(self.shard.sequence_next(spec, count).await)
     }
 
     async fn sequence_set(
@@ -299,11 +432,13 @@ impl ShardClient for Faulty {
         spec: &SequenceSpec,
         state: SequenceState,
     ) -> Result<(), ShardError> {
-        self.shard.sequence_set(spec, state).await
+        self.arrive().await?;
+        self.answer(self.shard.sequence_set(spec, state).await)
     }
 
     async fn sequence_get(&self, spec: &SequenceSpec) -> Result<Option<SequenceState>, ShardError> {
-        self.shard.sequence_get(spec).await
+        self.arrive().await?;
+        self.answer(self.shard.sequence_get(spec).await)
     }
 
     async fn meta_scan(&self, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ShardError> {

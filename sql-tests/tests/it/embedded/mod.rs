@@ -4,6 +4,7 @@
 //! anything that a process of its own can show (`CortexServer`).
 
 mod commits;
+mod down;
 mod fast_path;
 mod faulty;
 mod reference;

@@ -11,7 +11,7 @@ use cortex_shard_api::{
 use super::{
     Ddl, Work,
     constraint::columns_of,
-    placement::{check_keys, check_options, same_columns, shard_key},
+    placement::{check_keys, check_options, is_same_kind, same_columns, shard_key},
     remove::remove_index,
     table::column_position,
 };
@@ -514,6 +514,13 @@ impl Ddl<'_> {
         }
         self.catalog.put_table(table.clone());
         self.place(&mut table)?;
+        let splits = options.iter().any(|(name, _)| name == "split_at");
+        if is_same_kind(&from, &table.descriptor, splits) {
+            Arc::make_mut(&mut table.descriptor).placement = from.placement.clone();
+            self.catalog.put_table(table);
+            self.catalog.drop_unused_groups();
+            return Ok(());
+        }
         self.move_rows(from, table)
     }
 

@@ -441,11 +441,52 @@ impl Ddl<'_> {
         if fits {
             return Ok(());
         }
-        Err(PlanError::unsupported(
+        let mut error = PlanError::unsupported(
             format!("foreign key constraint \"{}\" cannot be enforced inside one shard", key.name),
             "Leave both tables on the home shard, shard both by hash of the referencing and referenced columns, or make the \
-             referenced table a reference table: WITH (shard_by = 'reference').",
-        ))
+             referenced table a reference table: shard_by = 'reference'. To change both, drop the constraint, change one after \
+             the other, and add it again.",
+        );
+        if key.parent != child.oid {
+            error = error.with_detail(format!(
+                "Table \"{}\" {}, table \"{}\", to which it refers, {}.",
+                child.name,
+                describe(child),
+                parent.name,
+                describe(parent)
+            ));
+        }
+        Err(error)
+    }
+}
+
+/// Where a table's rows are, for messages.
+fn describe(table: &TableDescriptor) -> String {
+    let names = |key: &[usize]| {
+        let names = key.iter().filter_map(|column| table.columns.get(*column));
+        names.map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    match &table.placement {
+        Placement::Home(shard) => format!("is on home shard {shard}"),
+        Placement::Hash { key, map } => {
+            format!("is sharded by hash({}) in co-location group {}", names(key), map.group)
+        }
+        Placement::Range { key, .. } => format!("is sharded by range({})", names(key)),
+        Placement::Reference(_) => "is a reference table".to_owned(),
+    }
+}
+
+/// Whether a table that is told to be of a kind is of it already, with its rows where they should be.
+pub(super) fn is_same_kind(from: &TableDescriptor, to: &TableDescriptor, splits: bool) -> bool {
+    match (&from.placement, &to.placement) {
+        (Placement::Home(a), Placement::Home(b)) => a == b,
+        (Placement::Hash { key: a, .. }, Placement::Hash { key: b, .. }) => {
+            a == b && from.group() == to.group()
+        }
+        // Its ranges are its own, however they have come to be.
+        (Placement::Range { key: a, .. }, Placement::Range { key: b, .. }) => a == b && !splits,
+        (Placement::Reference(_), Placement::Reference(_)) => true,
+        _ => false,
     }
 }
 
@@ -456,21 +497,22 @@ pub(super) fn check_keys(table: &TableDescriptor) -> Result<(), PlanError> {
     if !table.primary_key.is_empty()
         && let Some(column) = missing(&table.primary_key)
     {
-        return Err(must_contain(table, "PRIMARY KEY", column));
+        let name = table.primary_key_name.as_deref().unwrap_or_default();
+        return Err(must_contain(table, "PRIMARY KEY", name, column));
     }
     for index in table.indexes.iter().filter(|index| index.unique) {
         let columns: Vec<usize> = index.columns.iter().map(|column| column.column).collect();
         if let Some(column) = missing(&columns) {
             let what = if index.constraint { "UNIQUE" } else { "UNIQUE INDEX" };
-            return Err(must_contain(table, what, column));
+            return Err(must_contain(table, what, &index.name, column));
         }
     }
     Ok(())
 }
 
-fn must_contain(table: &TableDescriptor, what: &str, column: usize) -> PlanError {
+fn must_contain(table: &TableDescriptor, what: &str, name: &str, column: usize) -> PlanError {
     PlanError::unsupported(
-        format!("{what} of sharded table \"{}\" must contain the shard key", table.name),
+        format!("{what} \"{name}\" of sharded table \"{}\" must contain the shard key", table.name),
         "Add the column to the key, shard by a column of it, or leave the table on its home shard.",
     )
     .with_detail(format!("Column \"{}\" is part of the shard key.", table.columns[column].name))

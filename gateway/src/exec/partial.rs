@@ -1,0 +1,115 @@
+//! SELECT under `cortex.partial_reads = 'allow'`: without the shards that are down, and with a NOTICE that names them.
+//!
+//! A shard that cannot be reached before the first row has come is left out of the whole statement, which is planned and run anew:
+//! no part of an answer knows rows of a shard that another part does without. One that is lost later is an error, for rows have
+//! been sent. Only plain SELECT and COPY TO come here: what a write reads is always whole. Not here: which plans may do
+//! without shards (`planner::operators::partial`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cortex_planner::operators::partial::{Needed, can_leave_out, shards_of};
+use cortex_shard_api::{Datum, ShardError, ShardId, SqlType};
+use futures::{StreamExt, future::join_all, stream};
+
+use super::{
+    plan::QueryPlan,
+    query::{Batches, QueryRun, physical_plan},
+    session::Session,
+};
+use crate::{error::PgError, statement::Notice};
+
+/// The SQLSTATE of the NOTICE: a program can tell it from others.
+const PARTIAL_ANSWER: &str = "CX002";
+
+/// Shards that a statement found down, with what each said.
+type Missing = BTreeMap<ShardId, PgError>;
+
+impl Session {
+    pub(super) async fn run_partially(
+        &mut self,
+        query: &QueryPlan,
+        types: &[SqlType],
+        parameters: &[Datum],
+    ) -> Result<Batches, PgError> {
+        let mut missing = Missing::new();
+        loop {
+            let left_out: BTreeSet<ShardId> = missing.keys().copied().collect();
+            let run = self.query_run_without(self.read_base(), left_out.clone())?;
+            let physical = physical_plan(&run, query, types, parameters).await?;
+            if let Err(needed) = can_leave_out(&physical, &left_out)
+                && let Some((_, error)) = missing.pop_first()
+            {
+                return Err(not_without(error, needed));
+            }
+            let found = match self.find_down(&run, &shards_of(&physical)).await {
+                Ok(()) => {
+                    let mut batches = run.stream(physical)?;
+                    match batches.next().await {
+                        Some(Err(error)) => vec![error],
+                        first => {
+                            self.notices.extend(notice(&missing));
+                            return Ok(Box::pin(stream::iter(first).chain(batches)));
+                        }
+                    }
+                }
+                Err(found) => found,
+            };
+            for error in found {
+                match error.down {
+                    // Each round leaves out one more, so this ends.
+                    Some(shard) if !missing.contains_key(&shard) && !self.wrote_on(shard) => {
+                        missing.insert(shard, error);
+                    }
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Opens the statement's snapshots, so that a shard that is down is found before the first row of another is sent.
+    async fn find_down(
+        &self,
+        run: &QueryRun,
+        shards: &BTreeSet<ShardId>,
+    ) -> Result<(), Vec<PgError>> {
+        let asked = shards.iter().filter(|shard| !run.context.is_left_out(**shard));
+        let opened = join_all(asked.map(|shard| run.context.context(*shard))).await;
+        let failed: Vec<ShardError> = opened.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(failed.into_iter().map(PgError::from).collect())
+    }
+
+    /// A transaction must see what it wrote.
+    fn wrote_on(&self, shard: ShardId) -> bool {
+        self.transaction.as_ref().is_some_and(|it| it.touched().contains(&shard))
+    }
+}
+
+fn not_without(error: PgError, needed: Needed) -> PgError {
+    match needed {
+        Needed::Alone => error.with_hint(
+            "cortex.partial_reads does not help here: a part of the statement reads no other shard. Bring it back and repeat.",
+        ),
+        Needed::Absence => error.with_hint(
+            "cortex.partial_reads does not help here: NOT EXISTS, EXCEPT or an outer join would give rows that the whole \
+             answer does not have. Bring the shard back and repeat.",
+        ),
+    }
+}
+
+fn notice(missing: &Missing) -> Option<Notice> {
+    let names: Vec<String> = missing.keys().map(|shard| format!("shard {shard}")).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let reasons: Vec<&str> = missing.values().map(|error| error.message.as_str()).collect();
+    Some(Notice {
+        severity: "NOTICE",
+        code: PARTIAL_ANSWER,
+        message: format!("the answer is partial: without the rows of {}", names.join(", ")),
+        detail: Some(reasons.join("\n")),
+        hint: Some("SET cortex.partial_reads = 'refuse' makes this an error.".to_owned()),
+    })
+}
