@@ -124,6 +124,10 @@ states! {
     DATA_CORRUPTED = "XX001";
 }
 
+/// What to do about a shard that is down.
+pub const SHARD_DOWN_HINT: &str = "Statements that do not need this shard go on, and it is asked again by the next one that \
+     does: bring it back and repeat. SET cortex.partial_reads = 'allow' lets a SELECT over several shards answer without it.";
+
 /// What an error does to its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -443,10 +447,7 @@ impl From<ShardError> for PgError {
                     "Read the rows back before retrying: the write may have been committed.",
                 ),
             ShardError::Unavailable { shard, reason: _ } => {
-                let mut out = with(SqlState::SYSTEM_ERROR).with_hint(
-                    "Statements that do not need this shard go on, and it is asked again by the next one that does: bring it \
-                     back and repeat. SET cortex.partial_reads = 'allow' lets a SELECT over several shards answer without it.",
-                );
+                let mut out = with(SqlState::SYSTEM_ERROR).with_hint(SHARD_DOWN_HINT);
                 out.down = Some(shard);
                 out
             }

@@ -10,6 +10,7 @@ use cortex_shard_api::{
 };
 
 use super::SessionInfo;
+use crate::error::SHARD_DOWN_HINT;
 
 /// Objects by name, and names of objects.
 mod names;
@@ -294,6 +295,7 @@ fn shard_error(error: ShardError) -> ValueError {
         ShardError::Value(error) => error,
         ShardError::Unavailable { .. } => {
             ValueError::new(ValueErrorKind::ShardUnavailable, error.to_string())
+                .with_hint(SHARD_DOWN_HINT)
         }
         other => ValueError::new(ValueErrorKind::Internal, other.to_string()),
     }

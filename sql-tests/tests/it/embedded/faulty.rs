@@ -92,6 +92,9 @@ impl Faults {
 
     pub fn set_health(&self, shard: u32, health: Health) {
         self.seen(ShardId(shard), |seen| seen.health = health);
+        if health == Health::Down {
+            self.restart(shard);
+        }
     }
 
     fn health(&self, shard: ShardId) -> Health {
@@ -284,15 +287,14 @@ impl ShardClient for Faulty {
 
     async fn validate(&self, txn: TxnId) -> Result<(), ShardError> {
         self.arrive_in(Some(txn)).await?;
-        self.faults.seen(self.id(), |seen| {
-            if std::mem::take(&mut seen.down_after_validation) {
-                seen.health = Health::Down;
-            }
-        });
         let refuse = std::mem::take(
             &mut *self.faults.refuse_validation.lock().unwrap_or_else(PoisonError::into_inner),
         );
-        if refuse { Err(self.unavailable()) } else { self.shard.validate(txn).await }
+        let valid = if refuse { Err(self.unavailable()) } else { self.shard.validate(txn).await };
+        if self.faults.seen(self.id(), |seen| std::mem::take(&mut seen.down_after_validation)) {
+            self.faults.set_health(self.id().0, Health::Down);
+        }
+        valid
     }
 
     async fn commit(&self, txn: TxnId) -> Result<LogIndex, ShardError> {
