@@ -61,8 +61,7 @@ impl FragmentRunner {
             .with_extension(Arc::new(FragmentSource(source)));
         let context =
             TaskContext::default().with_session_config(config).with_runtime(self.runtime.clone());
-        let batches =
-            plan.execute(0, Arc::new(context)).map_err(|error| shard_error(&error))?;
+        let batches = plan.execute(0, Arc::new(context)).map_err(|error| shard_error(&error))?;
         Ok(Box::pin(batches.map(|batch| batch.map_err(|error| shard_error(&error)))))
     }
 }
