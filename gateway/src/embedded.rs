@@ -60,7 +60,8 @@ pub async fn open(request: OpenRequest) -> Result<Opened> {
         }
         .boxed()
     };
-    Ok(Opened { service: Arc::new(service), close: Box::new(close) })
+    let stopping = Box::new(|| async {}.boxed());
+    Ok(Opened { service: Arc::new(service), stopping, close: Box::new(close) })
 }
 
 /// Every data shard follows every other one's reference tables.
@@ -93,15 +94,15 @@ fn open_shards(directory: &Path, n_shards: u32) -> Result<Vec<Arc<Shard>>> {
 }
 
 /// The runtime of analytic queries.
-struct Queries {
-    handle: Handle,
+pub(crate) struct Queries {
+    pub handle: Handle,
     /// `None` once it was taken to be ended.
     runtime: Option<Runtime>,
 }
 
 impl Queries {
     /// Ends it without blocking the thread that asks.
-    fn end(mut self) {
+    pub fn end(mut self) {
         if let Some(runtime) = self.runtime.take() {
             std::thread::spawn(move || runtime.shutdown_timeout(QUERIES_END_TIMEOUT));
         }
@@ -116,7 +117,7 @@ impl Drop for Queries {
     }
 }
 
-fn query_runtime() -> Result<Queries> {
+pub(crate) fn query_runtime() -> Result<Queries> {
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .thread_name("cortexdb-query")
@@ -126,7 +127,7 @@ fn query_runtime() -> Result<Queries> {
 }
 
 /// `POSTGRES_PASSWORD` of a new data directory becomes role postgres's.
-async fn set_initial_password(service: &Service, password: &str) -> Result<()> {
+pub(crate) async fn set_initial_password(service: &Service, password: &str) -> Result<()> {
     let mut session = service
         .open("postgres", DATABASE, 0, &[])
         .await

@@ -43,5 +43,8 @@ pub mod exec;
 /// Gateway and shards in one process.
 pub mod embedded;
 
+/// The processes of a cluster, and the commands that go with them.
+pub mod roles;
+
 /// Errors with SQLSTATE, as clients see them.
 pub mod error;

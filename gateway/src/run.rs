@@ -9,7 +9,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -18,8 +18,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, data_dir::DataDir, listener::Server, session::auth::scram_verifier,
-    statement::SqlService, tls,
+    config::{Config, TlsFiles},
+    data_dir::DataDir,
+    listener::Server,
+    session::auth::scram_verifier,
+    statement::SqlService,
+    tls,
 };
 
 /// What opening a database needs.
@@ -35,6 +39,8 @@ pub struct OpenRequest {
 /// A database that is open.
 pub struct Opened {
     pub service: Arc<dyn SqlService>,
+    /// Called when the process is told to stop, before connections are ended.
+    pub stopping: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>,
     /// Closes the shards cleanly. Called once all connections have ended.
     pub close: Box<dyn FnOnce() -> BoxFuture<'static, Result<()>> + Send>,
 }
@@ -44,34 +50,60 @@ pub fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Runs until Ctrl-C or SIGTERM. An error is one line for the user.
+/// The port that Postgres's clients connect to.
+#[derive(Clone, Debug)]
+pub struct SqlPort {
+    pub listen: String,
+    pub connections_max: usize,
+    pub shutdown_grace: Duration,
+    pub tls: Option<TlsFiles>,
+}
+
+/// Runs an embedded database until Ctrl-C or SIGTERM. An error is one line for the user.
 pub async fn run<F, Opening>(config: Config, open: F) -> Result<()>
 where
     F: FnOnce(OpenRequest) -> Opening,
     Opening: Future<Output = Result<Opened>>,
 {
+    let port = SqlPort {
+        listen: config.listen.clone(),
+        connections_max: config.connections_max,
+        shutdown_grace: config.shutdown_grace,
+        tls: config.tls.clone(),
+    };
+    serve_sql(port, |_| {
+        let data_dir = DataDir::open(&config.data_dir, config.shards)?;
+        let (n_shards, shown) = (data_dir.shards, config.data_dir.display().to_string());
+        say(format_args!(
+            "CortexDB {}: {} {n_shards} {} in {shown}",
+            env!("CARGO_PKG_VERSION"),
+            if data_dir.is_new { "making" } else { "opening" },
+            if n_shards == 1 { "shard" } else { "shards" }
+        ));
+        let initial_verifier = config.initial_password.as_deref().map(scram_verifier);
+        Ok(open(OpenRequest { config, data_dir, initial_verifier }))
+    })
+    .await
+}
+
+/// Takes the port, opens a database behind it with `begin`, and serves until Ctrl-C or SIGTERM.
+pub async fn serve_sql<F, Opening>(port: SqlPort, begin: F) -> Result<()>
+where
+    F: FnOnce(SocketAddr) -> Result<Opening>,
+    Opening: Future<Output = Result<Opened>>,
+{
     let begun = Instant::now();
     let mut signals = Signals::new()?;
-    let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
-    let server =
-        Server::bind(&config.listen, config.connections_max, config.shutdown_grace, tls.clone())
-            .await
-            .map_err(|error| cannot_listen(&config.listen, error))?;
+    let tls = port.tls.as_ref().map(tls::acceptor).transpose()?;
+    let server = Server::bind(&port.listen, port.connections_max, port.shutdown_grace, tls)
+        .await
+        .map_err(|error| cannot_listen(&port.listen, error))?;
     let address = server.address()?;
     let gate = server.gate();
-    let data_dir = DataDir::open(&config.data_dir, config.shards)?;
-    let (n_shards, shown) = (data_dir.shards, config.data_dir.display().to_string());
-    say(format_args!(
-        "CortexDB {}: {} {n_shards} {} in {shown}",
-        env!("CARGO_PKG_VERSION"),
-        if data_dir.is_new { "making" } else { "opening" },
-        if n_shards == 1 { "shard" } else { "shards" }
-    ));
+    let opening = begin(address)?;
 
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server.serve(stop.clone()));
-    let initial_verifier = config.initial_password.as_deref().map(scram_verifier);
-    let opening = open(OpenRequest { config, data_dir, initial_verifier });
     let opened = tokio::select! {
         opened = opening => opened?,
         () = signals.next() => {
@@ -86,6 +118,7 @@ where
 
     signals.next().await;
     say("stopping: no new connections, running statements may finish (again to stop at once)");
+    (opened.stopping)().await;
     stop.cancel();
     let closing = async {
         serving.await.context("the listener ended badly")?;
@@ -123,13 +156,13 @@ fn cannot_listen(listen: &str, error: io::Error) -> anyhow::Error {
 }
 
 /// Ctrl-C and SIGTERM.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Signals> {
+    pub(crate) fn new() -> Result<Signals> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Signals {
             interrupt: listen(SignalKind::interrupt())?,
@@ -137,7 +170,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

@@ -128,7 +128,7 @@ pub struct Member {
     pub state: MemberState,
     /// A shard that is being emptied: it gets nothing new.
     pub is_draining: bool,
-    /// When the meta process last heard of it; microseconds since 1970-01-01 UTC, 0: not since that process started.
+    /// When it was last connected to the meta process; microseconds since 1970-01-01 UTC, 0: not since that process started.
     pub seen_micros: i64,
     /// The newest version of the catalog that a gateway reported; 0: none.
     pub catalog_version: u64,
@@ -195,8 +195,7 @@ pub trait MetaClient: Send + Sync + fmt::Debug {
 
     async fn report(&self, report: Report) -> Result<(), ClusterError>;
 
-    /// The members as soon as their revision is not `known`, or after `wait`. A member asks all the time: it is how the meta
-    /// process knows that it lives.
+    /// The members as soon as their revision is not `known`, or after `wait`.
     async fn members(&self, known: u64, wait: Duration) -> Result<Members, ClusterError>;
 
     /// Takes a lock, waiting for it in line. It ends with `unlock`, or with the connection.

@@ -14,7 +14,7 @@ use cortex_shard_api::{
     ShardId,
     client::ShardClient,
     cluster::{
-        ClusterError, ClusterLock, Identity, Join, LockId, MemberState, Members, MetaClient,
+        ClusterError, ClusterLock, Identity, Join, Joined, LockId, MemberState, Members, MetaClient,
         Report, Role,
     },
     descriptor::Placement,
@@ -27,8 +27,7 @@ use crate::error::{PgError, SqlState};
 /// At a hundred thousand transactions a second they last for a year.
 pub(crate) const TXN_BITS: u32 = 42;
 
-/// How long the meta process holds a question for members that has no news. Well below the silence after which it gives a
-/// member up.
+/// How long the meta process holds a question for members that has no news.
 const QUESTION_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause after a question that failed.
@@ -78,7 +77,7 @@ impl Cluster {
         service: &Arc<MetaService>,
         shards: Shards,
     ) -> Result<Arc<Cluster>, PgError> {
-        let meta: Arc<dyn MetaClient> = service.connect(true);
+        let meta: Arc<dyn MetaClient> = service.connect();
         let join = Join {
             role: Role::Gateway,
             node: Identity(rand::random()),
@@ -99,6 +98,15 @@ impl Cluster {
         join: Join,
     ) -> Result<Arc<Cluster>, PgError> {
         let joined = meta.join(join).await?;
+        Cluster::joined(meta, shards, joined).await
+    }
+
+    /// A gateway that has joined.
+    pub async fn joined(
+        meta: Arc<dyn MetaClient>,
+        shards: Shards,
+        joined: Joined,
+    ) -> Result<Arc<Cluster>, PgError> {
         let members = meta.members(0, Duration::ZERO).await?;
         Ok(Arc::new(Cluster {
             shards,

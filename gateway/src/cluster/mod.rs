@@ -10,6 +10,9 @@ mod records;
 /// The meta process's part: members, numbers, locks.
 pub mod service;
 
+/// The meta service over the network.
+pub mod remote;
+
 /// Clients of the shards, as they come and go.
 pub mod shards;
 

@@ -24,11 +24,8 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::records::{Records, ShardRecord};
 use crate::exec::gateway::now_micros;
 
-/// A member that was not heard of for so long counts as down, and its locks are free. Members ask every two seconds or sooner.
-const SILENCE_MAX: Duration = Duration::from_secs(6);
-
-/// How often who waits looks whether a member has fallen silent.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a process waits for its twin to end: one whose host has vanished is given up by then.
+const TWIN_WAIT: Duration = Duration::from_secs(8);
 
 /// Gateways that went away are shown so long.
 const GONE_SHOWN: Duration = Duration::from_secs(600);
@@ -73,16 +70,15 @@ struct Known {
     state: MemberState,
     /// Its connection.
     session: Option<u64>,
+    /// When that was last there.
     seen: Instant,
     seen_micros: i64,
-    /// In this process: it cannot fall silent.
-    is_local: bool,
     catalog_version: u64,
 }
 
 impl Known {
     fn is_live(&self) -> bool {
-        self.session.is_some() && (self.is_local || self.seen.elapsed() < SILENCE_MAX)
+        self.session.is_some()
     }
 
     fn shown(&self) -> MemberState {
@@ -107,16 +103,13 @@ impl State {
         self.members.iter().find(|(_, known)| known.session == Some(session))
     }
 
-    /// Whether a connection's locks still count.
-    fn is_live(&self, session: u64) -> bool {
-        self.of_session(session).is_some_and(|(_, known)| known.is_live())
-    }
-
     /// Ends what a connection holds.
     fn end(&mut self, session: u64) {
         self.locks.retain(|_, holder| holder.session != session);
         for known in self.members.values_mut().filter(|known| known.session == Some(session)) {
             known.session = None;
+            known.seen = Instant::now();
+            known.seen_micros = now_micros();
             self.revision += 1;
         }
     }
@@ -137,7 +130,6 @@ impl MetaService {
                 session: None,
                 seen: Instant::now(),
                 seen_micros: 0,
-                is_local: false,
                 catalog_version: 0,
             };
             state.members.insert((Role::Shard, id.0), known);
@@ -152,10 +144,10 @@ impl MetaService {
         }))
     }
 
-    /// A connection. `is_local`: of this process, which need not say all the time that it lives.
-    pub fn connect(self: &Arc<MetaService>, is_local: bool) -> Arc<MetaSession> {
+    /// A connection. It lives until it is dropped: over the network, with the link.
+    pub fn connect(self: &Arc<MetaService>) -> Arc<MetaSession> {
         let id = self.state.lock().number();
-        Arc::new(MetaSession { service: self.clone(), id, is_local })
+        Arc::new(MetaSession { service: self.clone(), id })
     }
 
     /// The cluster's identity.
@@ -177,7 +169,6 @@ impl MetaService {
                 session: Some(session),
                 seen: Instant::now(),
                 seen_micros: now_micros(),
-                is_local: true,
                 catalog_version: 0,
             };
             state.members.insert((Role::Shard, id.0), known);
@@ -189,10 +180,10 @@ impl MetaService {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Waits for a change, or until somebody may have fallen silent.
+    /// Waits for a change.
     async fn wait(changes: &mut watch::Receiver<u64>, limit: Duration) {
         // The sender lives as long as the service, and whoever waits has that.
-        let _ = tokio::time::timeout(limit.min(LOOK_AGAIN), changes.changed()).await;
+        let _ = tokio::time::timeout(limit, changes.changed()).await;
     }
 }
 
@@ -205,7 +196,6 @@ fn refused(message: String) -> ClusterError {
 pub struct MetaSession {
     service: Arc<MetaService>,
     id: u64,
-    is_local: bool,
 }
 
 impl Drop for MetaSession {
@@ -216,17 +206,8 @@ impl Drop for MetaSession {
 }
 
 impl MetaSession {
-    /// The member has been heard of.
-    fn seen(&self) {
-        let mut state = self.service.state.lock();
-        if let Some(known) = state.members.values_mut().find(|known| known.session == Some(self.id))
-        {
-            known.seen = Instant::now();
-            known.seen_micros = now_micros();
-        }
-    }
-
-    /// Waits until no other process with the same identity is up: one that was killed is noticed a little later.
+    /// Waits until no other process with the same identity is up: one whose host has vanished is noticed a little later. One
+    /// at the same address is gone, or this one could not listen there.
     async fn refuse_twins(&self, join: &Join) -> Result<(), ClusterError> {
         let begun = Instant::now();
         let mut changes = self.service.changes.subscribe();
@@ -237,19 +218,21 @@ impl MetaSession {
                     *role == join.role
                         && known.node == Some(join.node)
                         && known.run != join.run
+                        && known.address != join.address
                         && known.is_live()
                 });
                 twin.map(|((_, id), known)| (*id, known.address.clone()))
             };
             let Some((id, address)) = twin else { return Ok(()) };
-            if begun.elapsed() > SILENCE_MAX + LOOK_AGAIN {
+            let left = TWIN_WAIT.saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 return Err(refused(format!(
                     "{} {id} is running already, at {address}: two processes cannot have one data \
                      directory (or a copy of it)",
                     join.role
                 )));
             }
-            MetaService::wait(&mut changes, LOOK_AGAIN).await;
+            MetaService::wait(&mut changes, left).await;
         }
     }
 
@@ -346,12 +329,8 @@ impl MetaSession {
     }
 
     /// Takes its place at the head of the queue, if the lock is free.
-    fn try_lock(&self, lock: ClusterLock, ticket: u64) -> Result<LockId, String> {
+    fn try_lock(&self, lock: ClusterLock, ticket: u64, id: LockId) -> Result<LockId, String> {
         let mut state = self.service.state.lock();
-        let dead = state.locks.get(&lock).is_some_and(|holder| !state.is_live(holder.session));
-        if dead {
-            state.locks.remove(&lock);
-        }
         if let Some(holder) = state.locks.get(&lock) {
             return Err(holder.name.clone());
         }
@@ -362,9 +341,41 @@ impl MetaSession {
             || "a process that is not a member".to_owned(),
             |((role, id), _)| format!("{role} {id}"),
         );
-        let id = LockId(state.number());
         state.locks.insert(lock, Holder { id, session: self.id, name });
         Ok(id)
+    }
+
+    /// Takes a lock by a name that the caller has drawn: it can let go what it does not know to have.
+    pub(super) async fn lock_as(
+        &self,
+        lock: ClusterLock,
+        id: LockId,
+        wait: Duration,
+    ) -> Result<LockId, ClusterError> {
+        let until = Instant::now() + wait;
+        let mut changes = self.service.changes.subscribe();
+        let ticket = {
+            let mut state = self.service.state.lock();
+            let number = state.number();
+            let queue = state.queues.entry(lock).or_default();
+            if queue.len() >= LOCK_QUEUE_MAX {
+                return Err(ClusterError::Locked { holder: format!("{LOCK_QUEUE_MAX} others") });
+            }
+            queue.push_back(number);
+            Ticket { service: &self.service, lock, number }
+        };
+        loop {
+            changes.mark_unchanged();
+            let holder = match self.try_lock(lock, ticket.number, id) {
+                Ok(id) => return Ok(id),
+                Err(holder) => holder,
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ClusterError::Locked { holder });
+            }
+                MetaService::wait(&mut changes, left).await;
+        }
     }
 }
 
@@ -414,7 +425,6 @@ impl MetaClient for MetaSession {
                 session: Some(self.id),
                 seen: Instant::now(),
                 seen_micros: now_micros(),
-                is_local: self.is_local,
                 catalog_version: 0,
             };
             state.members.insert((join.role, member), known);
@@ -424,7 +434,6 @@ impl MetaClient for MetaSession {
     }
 
     async fn report(&self, report: Report) -> Result<(), ClusterError> {
-        self.seen();
         {
             let mut state = self.service.state.lock();
             let mut is_new = false;
@@ -452,11 +461,9 @@ impl MetaClient for MetaSession {
         let until = Instant::now() + wait;
         let mut changes = self.service.changes.subscribe();
         while self.service.state.lock().revision == known && Instant::now() < until {
-            self.seen();
-            let left = until.saturating_duration_since(Instant::now());
+                let left = until.saturating_duration_since(Instant::now());
             MetaService::wait(&mut changes, left).await;
         }
-        self.seen();
         let mut state = self.service.state.lock();
         state.members.retain(|(role, _), known| {
             *role == Role::Shard || known.is_live() || known.seen.elapsed() < GONE_SHOWN
@@ -467,43 +474,14 @@ impl MetaClient for MetaSession {
             address: known.address.clone(),
             state: known.shown(),
             is_draining: known.is_draining,
-            seen_micros: if known.is_local && known.is_live() {
-                now_micros()
-            } else {
-                known.seen_micros
-            },
+            seen_micros: if known.is_live() { now_micros() } else { known.seen_micros },
             catalog_version: known.catalog_version,
         });
         Ok(Members { revision: state.revision, members: shown.collect() })
     }
 
     async fn lock(&self, lock: ClusterLock, wait: Duration) -> Result<LockId, ClusterError> {
-        self.seen();
-        let until = Instant::now() + wait;
-        let mut changes = self.service.changes.subscribe();
-        let ticket = {
-            let mut state = self.service.state.lock();
-            let number = state.number();
-            let queue = state.queues.entry(lock).or_default();
-            if queue.len() >= LOCK_QUEUE_MAX {
-                return Err(ClusterError::Locked { holder: format!("{LOCK_QUEUE_MAX} others") });
-            }
-            queue.push_back(number);
-            Ticket { service: &self.service, lock, number }
-        };
-        loop {
-            changes.mark_unchanged();
-            let holder = match self.try_lock(lock, ticket.number) {
-                Ok(id) => return Ok(id),
-                Err(holder) => holder,
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ClusterError::Locked { holder });
-            }
-            self.seen();
-            MetaService::wait(&mut changes, left).await;
-        }
+        self.lock_as(lock, LockId(rand::random()), wait).await
     }
 
     fn unlock(&self, lock: LockId) {
@@ -512,7 +490,6 @@ impl MetaClient for MetaSession {
     }
 
     async fn holds(&self, lock: LockId) -> Result<bool, ClusterError> {
-        self.seen();
         Ok(self.service.state.lock().locks.values().any(|holder| holder.id == lock))
     }
 

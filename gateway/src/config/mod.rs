@@ -1,7 +1,15 @@
 //! Configuration: flags → environment → `cortexdb.toml` → defaults, in this order of precedence.
 //!
-//! Lives here: which settings a process has and where they come from. Not here: session settings (`SET`), which are the
-//! catalog's.
+//! Lives here: which settings a process has and where they come from; those of a cluster's processes are in `node`. Not here:
+//! session settings (`SET`), which are the catalog's.
+
+/// Processes of a cluster.
+mod node;
+
+pub use node::{
+    CertsFlags, GatewayConfig, GatewayFlags, MetaFlags, NodeConfig, NodeTls, ReadyConfig,
+    ReadyFlags, ShardFlags,
+};
 
 use std::{
     path::{Path, PathBuf},
@@ -84,23 +92,75 @@ struct File {
     max_connections: Option<usize>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    join: Option<String>,
+    advertise: Option<String>,
+    cluster_ca: Option<PathBuf>,
+    cluster_cert: Option<PathBuf>,
+    cluster_key: Option<PathBuf>,
+}
+
+/// An environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A whole number in the environment.
+fn number(env: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<usize>> {
+    let parsed = env(name).map(|text| text.trim().parse()).transpose();
+    parsed.with_context(|| format!("{name} is not a number"))
+}
+
+/// Connections at a time, from flag, environment or file.
+fn connections(
+    flag: Option<usize>,
+    env: impl Fn(&str) -> Option<String>,
+    file: Option<usize>,
+) -> Result<usize> {
+    let asked = flag.or(number(env, "CORTEX_MAX_CONNECTIONS")?).or(file);
+    let n = asked.unwrap_or(CONNECTIONS_DEFAULT);
+    if !(1..=CONNECTIONS_MAX).contains(&n) {
+        bail!("max_connections must be between 1 and {CONNECTIONS_MAX}, not {n}");
+    }
+    Ok(n)
+}
+
+/// Where Postgres's clients connect, from flag, environment or file.
+fn sql_listen(
+    flag: Option<String>,
+    env: impl Fn(&str) -> Option<String>,
+    file: Option<String>,
+) -> Result<String> {
+    let port = env("PGPORT")
+        .map(|text| text.trim().parse::<u16>())
+        .transpose()
+        .context("PGPORT is not a port number")?;
+    let listen = flag
+        .or_else(|| env("CORTEX_LISTEN"))
+        .or_else(|| port.map(|port| format!("{LISTEN_HOST_DEFAULT}:{port}")))
+        .or(file)
+        .unwrap_or_else(|| format!("{LISTEN_HOST_DEFAULT}:{PORT_DEFAULT}"));
+    Ok(with_port(listen, port.unwrap_or(PORT_DEFAULT)))
+}
+
+/// Certificate and key for Postgres's clients.
+fn tls_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => bail!("a TLS certificate is given without its key (--tls-key)"),
+        (None, Some(_)) => bail!("a TLS key is given without its certificate (--tls-cert)"),
+    }
 }
 
 impl Config {
     /// Reads environment and file, and lets the flags win.
     pub fn load(flags: Flags) -> Result<Config> {
         let file = read_file(flags.config.as_deref())?;
-        Config::merge(flags, |name| std::env::var(name).ok().filter(|v| !v.is_empty()), file)
+        Config::merge(flags, variable, file)
     }
 
     fn merge(flags: Flags, env: impl Fn(&str) -> Option<String>, file: File) -> Result<Config> {
-        let number = |name: &str| -> Result<Option<usize>> {
-            env(name)
-                .map(|text| text.trim().parse())
-                .transpose()
-                .with_context(|| format!("{name} is not a number"))
-        };
-        let shards_env = number("CORTEX_SHARDS")?;
+        let shards_env = number(&env, "CORTEX_SHARDS")?;
         let shards = match flags.shards.map(|n| n as usize).or(shards_env) {
             Some(n) => Some(n),
             None => file.shards.map(|n| n as usize),
@@ -110,35 +170,14 @@ impl Config {
             Some(n) => bail!("the number of shards must be between 1 and {SHARDS_MAX}, not {n}"),
             None => None,
         };
-        let connections_max = flags
-            .max_connections
-            .or(number("CORTEX_MAX_CONNECTIONS")?)
-            .or(file.max_connections)
-            .unwrap_or(CONNECTIONS_DEFAULT);
-        if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
-            bail!("max_connections must be between 1 and {CONNECTIONS_MAX}, not {connections_max}");
-        }
-        let port = env("PGPORT")
-            .map(|text| text.trim().parse::<u16>())
-            .transpose()
-            .context("PGPORT is not a port number")?;
-        let listen = flags
-            .listen
-            .or_else(|| env("CORTEX_LISTEN"))
-            .or_else(|| port.map(|port| format!("{LISTEN_HOST_DEFAULT}:{port}")))
-            .or(file.listen)
-            .unwrap_or_else(|| format!("{LISTEN_HOST_DEFAULT}:{PORT_DEFAULT}"));
+        let connections_max = connections(flags.max_connections, &env, file.max_connections)?;
+        let listen = sql_listen(flags.listen, &env, file.listen)?;
         let path = |name: &str| env(name).map(PathBuf::from);
         let cert = flags.tls_cert.or_else(|| path("CORTEX_TLS_CERT")).or(file.tls_cert);
         let key = flags.tls_key.or_else(|| path("CORTEX_TLS_KEY")).or(file.tls_key);
-        let tls = match (cert, key) {
-            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
-            (None, None) => None,
-            (Some(_), None) => bail!("a TLS certificate is given without its key (--tls-key)"),
-            (None, Some(_)) => bail!("a TLS key is given without its certificate (--tls-cert)"),
-        };
+        let tls = tls_files(cert, key)?;
         Ok(Config {
-            listen: with_port(listen, port.unwrap_or(PORT_DEFAULT)),
+            listen,
             data_dir: flags
                 .data_dir
                 .or_else(|| path("CORTEX_DATA_DIR"))
