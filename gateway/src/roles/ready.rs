@@ -94,7 +94,7 @@ async fn startup(mut stream: TcpStream) -> Result<bool> {
     }
     let mut fields = vec![0; length - 4];
     stream.read_exact(&mut fields).await.context("it ended the connection")?;
-    let mut field = |name: u8| {
+    let field = |name: u8| {
         let found = fields.split(|byte| *byte == 0).find(|field| field.first() == Some(&name));
         found.map(|field| String::from_utf8_lossy(&field[1..]).into_owned()).unwrap_or_default()
     };

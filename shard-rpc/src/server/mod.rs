@@ -170,6 +170,15 @@ impl Server {
         self.address
     }
 
+    /// Names the cluster, for a process that takes its port before it knows. Before `shards`.
+    #[must_use]
+    pub fn with_cluster(mut self, cluster: impl Into<String>) -> Server {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.cluster = cluster.into();
+        }
+        self
+    }
+
     /// Serves a shard. A client names the shard it means.
     #[must_use]
     pub fn add_shard(self, shard: Arc<dyn ShardClient>) -> Server {
