@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use cortex_gateway::{
     config::{
-        CertsFlags, Config, Flags, GatewayConfig, GatewayFlags, MetaFlags, NodeConfig,
-        ReadyConfig, ReadyFlags, ShardFlags,
+        CertsFlags, Config, Flags, GatewayConfig, GatewayFlags, MetaFlags, NodeConfig, ReadyConfig,
+        ReadyFlags, ShardFlags,
     },
     embedded, roles,
     run::{self, say},

@@ -14,8 +14,8 @@ use cortex_shard_api::{
     ShardId,
     client::ShardClient,
     cluster::{
-        ClusterError, ClusterLock, Identity, Join, Joined, LockId, MemberState, Members, MetaClient,
-        Report, Role,
+        ClusterError, ClusterLock, Identity, Join, Joined, LockId, MemberState, Members,
+        MetaClient, Report, Role,
     },
     descriptor::Placement,
 };

@@ -13,9 +13,7 @@ use std::{
 use async_trait::async_trait;
 use cortex_shard_api::{
     ShardId,
-    cluster::{
-        ClusterError, ClusterLock, Join, Joined, LockId, Members, MetaClient, Report,
-    },
+    cluster::{ClusterError, ClusterLock, Join, Joined, LockId, Members, MetaClient, Report},
 };
 use cortex_shard_rpc::{CallError, ClientConfig, Service, ServiceClient};
 use futures::{StreamExt, stream};
@@ -241,9 +239,8 @@ async fn ask_in<Q: Serialize + Send + Sync, A: DeserializeOwned + Send>(
     answer.await.map_err(failed)?
 }
 
-type SessionStream = std::pin::Pin<
-    Box<dyn futures::Stream<Item = Result<Opened, CallError>> + Send>,
->;
+type SessionStream =
+    std::pin::Pin<Box<dyn futures::Stream<Item = Result<Opened, CallError>> + Send>>;
 
 async fn open_session(
     calls: &ServiceClient,
@@ -311,8 +308,7 @@ impl MetaClient for RemoteMeta {
     async fn join(&self, join: Join) -> Result<Joined, ClusterError> {
         let (session, joined, stream) = open_session(&self.calls, &join).await?;
         self.shared.session.send_replace(Some(session));
-        let keeping =
-            keep(self.calls.clone(), Arc::downgrade(&self.shared), join, joined, stream);
+        let keeping = keep(self.calls.clone(), Arc::downgrade(&self.shared), join, joined, stream);
         let keeping = tokio::spawn(keeping).abort_handle();
         if let Some(earlier) = self.keeping.lock().replace(keeping) {
             earlier.abort();

@@ -374,7 +374,7 @@ impl MetaSession {
             if left.is_zero() {
                 return Err(ClusterError::Locked { holder });
             }
-                MetaService::wait(&mut changes, left).await;
+            MetaService::wait(&mut changes, left).await;
         }
     }
 }
@@ -461,7 +461,7 @@ impl MetaClient for MetaSession {
         let until = Instant::now() + wait;
         let mut changes = self.service.changes.subscribe();
         while self.service.state.lock().revision == known && Instant::now() < until {
-                let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             MetaService::wait(&mut changes, left).await;
         }
         let mut state = self.service.state.lock();

@@ -72,11 +72,7 @@ async fn open(config: GatewayConfig, listening: SocketAddr) -> Result<Opened> {
         }
         .boxed()
     };
-    Ok(Opened {
-        service: Arc::new(service),
-        stopping: Box::new(stopping),
-        close: Box::new(close),
-    })
+    Ok(Opened { service: Arc::new(service), stopping: Box::new(stopping), close: Box::new(close) })
 }
 
 /// Whether nobody has set role postgres's password yet.
