@@ -9,6 +9,9 @@ pub mod client;
 /// `cortexdb` as a process of its own on a free port.
 pub mod server;
 
+/// A cluster: meta, shards and gateways as processes.
+pub mod cluster;
+
 /// The PostgreSQL that answers are compared with.
 pub mod postgres;
 
@@ -25,4 +28,5 @@ pub mod slt;
 pub mod packages;
 
 pub use client::{Client, ClientError, Reply};
+pub use cluster::ClusterServer;
 pub use server::CortexServer;

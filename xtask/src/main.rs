@@ -2,10 +2,12 @@
 //!
 //! - `bench pg`: point reads and COPY beside PostgreSQL, in alternating runs on the same machine.
 //! - `bench pgbench`: pgbench without an error in every protocol and placement, and balances that agree.
+//! - `cluster up|status|down`: meta, shards and gateways as processes on loopback.
 //! - `kill9 [rounds]`: kill -9 under load, and what must have survived it. 5 rounds are part of `cargo test`; 100 are a
 //!   night's work: `cargo xtask kill9 100`.
 
 mod bench;
+mod cluster;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -25,11 +27,26 @@ enum Command {
         #[command(subcommand)]
         against: Against,
     },
+    /// A cluster of processes on loopback
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Kills the database under load and checks what it kept
     Kill9 {
         #[arg(default_value_t = 5)]
         rounds: u32,
     },
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Starts it, and ends it on Ctrl-C
+    Up(cluster::Up),
+    /// Shows its processes
+    Status(cluster::Directory),
+    /// Ends it from another terminal
+    Down(cluster::Directory),
 }
 
 #[derive(Subcommand)]
@@ -69,6 +86,9 @@ fn main() -> Result<()> {
         Command::Bench { against: Against::Pgbench { seconds, clients, scale } } => {
             bench::over_placements(&Load { seconds, clients, scale })
         }
+        Command::Cluster { command: ClusterCommand::Up(up) } => cluster::up(up),
+        Command::Cluster { command: ClusterCommand::Status(of) } => cluster::status(of),
+        Command::Cluster { command: ClusterCommand::Down(of) } => cluster::down(of),
         Command::Kill9 { rounds } => {
             if std::env::var_os("CORTEX_TEST_BIN").is_none() {
                 server::build(false)?;
