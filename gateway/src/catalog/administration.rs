@@ -12,6 +12,9 @@ use cortex_shard_api::{Oid, SqlType, TypeMod, value::text::type_name};
 pub enum Administration {
     SplitRange,
     MergeRanges,
+    CreateDistributedTable,
+    CreateReferenceTable,
+    UndistributeTable,
 }
 
 /// A function that a statement can call by itself.
@@ -56,6 +59,10 @@ const fn argument(name: &'static str, ty: SqlType) -> Argument {
     Argument { name, ty, default: DefaultValue::Required }
 }
 
+const fn defaulted(name: &'static str, ty: SqlType, value: &'static str) -> Argument {
+    Argument { name, ty, default: DefaultValue::Value(value) }
+}
+
 /// Every function, by OID.
 pub static FUNCTIONS: &[Function] = &[
     Function {
@@ -81,6 +88,51 @@ pub static FUNCTIONS: &[Function] = &[
         in_block: true,
         reads_only: false,
         description: "make one of the two ranges of a range table that meet at a split point; both are on one shard",
+    },
+    // Names and arguments of Citus, for those who come from there.
+    Function {
+        id: Administration::CreateDistributedTable,
+        oid: 9240,
+        schema: "pg_catalog",
+        name: "create_distributed_table",
+        arguments: &[
+            argument("table_name", SqlType::Regclass),
+            argument("distribution_column", SqlType::Text),
+            defaulted("distribution_type", SqlType::Text, "hash"),
+            defaulted("colocate_with", SqlType::Text, "default"),
+        ],
+        columns: &[("create_distributed_table", SqlType::Void)],
+        returns_table: false,
+        in_block: true,
+        reads_only: false,
+        description: "shard a table by a column, with its rows: ALTER TABLE ... SET (shard_by = 'hash(...)')",
+    },
+    Function {
+        id: Administration::CreateReferenceTable,
+        oid: 9241,
+        schema: "pg_catalog",
+        name: "create_reference_table",
+        arguments: &[argument("table_name", SqlType::Regclass)],
+        columns: &[("create_reference_table", SqlType::Void)],
+        returns_table: false,
+        in_block: true,
+        reads_only: false,
+        description: "copy a table to every shard: ALTER TABLE ... SET (shard_by = 'reference')",
+    },
+    Function {
+        id: Administration::UndistributeTable,
+        oid: 9242,
+        schema: "pg_catalog",
+        name: "undistribute_table",
+        arguments: &[
+            argument("table_name", SqlType::Regclass),
+            defaulted("cascade_via_foreign_keys", SqlType::Bool, "false"),
+        ],
+        columns: &[("undistribute_table", SqlType::Void)],
+        returns_table: false,
+        in_block: true,
+        reads_only: false,
+        description: "bring a table's rows to its home shard: ALTER TABLE ... SET (shard_by = 'none')",
     },
 ];
 

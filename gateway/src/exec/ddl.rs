@@ -76,7 +76,7 @@ impl Session {
     }
 
     /// One command inside the session's transaction.
-    async fn change_schema(&mut self, command: &DdlCommand) -> Result<DdlOutcome, PgError> {
+    pub async fn change_schema(&mut self, command: &DdlCommand) -> Result<DdlOutcome, PgError> {
         let transaction = self.ensure_transaction();
         transaction.next_mark();
         let (txn, mark) = (transaction.id, transaction.mark);

@@ -14,6 +14,9 @@ mod result;
 /// Functions that change maps alone.
 mod ranges;
 
+/// Functions that change a table's kind.
+mod kinds;
+
 use cortex_functions::scalar;
 use cortex_shard_api::{Datum, Oid, SqlType, client::Row};
 
@@ -72,6 +75,15 @@ impl Session {
         match arguments.function.id {
             Administration::SplitRange => self.split_range(arguments).await.map(|()| void()),
             Administration::MergeRanges => self.merge_ranges(arguments).await.map(|()| void()),
+            Administration::CreateDistributedTable => {
+                self.create_distributed_table(arguments).await.map(|()| void())
+            }
+            Administration::CreateReferenceTable => {
+                self.create_reference_table(arguments).await.map(|()| void())
+            }
+            Administration::UndistributeTable => {
+                self.undistribute_table(arguments).await.map(|()| void())
+            }
         }
     }
 }
@@ -107,6 +119,13 @@ impl Arguments {
 
     pub fn text(&self, position: usize) -> Result<&str, PgError> {
         self.maybe_text(position).ok_or_else(|| self.null(position))
+    }
+
+    pub fn boolean(&self, position: usize) -> Result<bool, PgError> {
+        match self.values.get(position) {
+            Some(Datum::Bool(value)) => Ok(*value),
+            _ => Err(self.null(position)),
+        }
     }
 
     /// Of a `regclass`.

@@ -375,6 +375,8 @@ pub enum AlterAction {
     OwnerTo(String),
     SetSchema(String),
     SetOptions(Vec<(String, String)>),
+    /// SET (shard_by = 'none') for the table and all that foreign keys connect with it: `undistribute_table`.
+    BringFamilyHome,
     ResetOptions(Vec<String>),
 }
 

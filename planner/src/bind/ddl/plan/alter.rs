@@ -112,6 +112,7 @@ impl Ddl<'_> {
             }
             AlterAction::ValidateConstraint { name } => self.validate_constraint(oid, name),
             AlterAction::SetOptions(options) => self.set_options(oid, options),
+            AlterAction::BringFamilyHome => self.undistribute_family(oid),
             AlterAction::ResetOptions(names) => self.reset_options(oid, names),
             AlterAction::RenameTo(_) | AlterAction::OwnerTo(_) | AlterAction::SetSchema(_) => {
                 Ok(())

@@ -381,24 +381,45 @@ impl Ddl<'_> {
             }
         }
         for oid in family {
-            self.bring_home(oid)?;
+            self.bring_home(oid, "so that a foreign key can refer to it")?;
         }
         Ok(())
     }
 
-    fn bring_home(&mut self, oid: Oid) -> Result<(), PlanError> {
+    /// The same for tables that the user sharded, because the user says so.
+    pub(super) fn undistribute_family(&mut self, start: Oid) -> Result<(), PlanError> {
+        let family = self.foreign_key_family(start);
+        // All of them before the first row goes: nobody is waited for in the middle.
+        for oid in &family {
+            let table = self.table_by_oid(*oid)?;
+            self.work.push(Work::Lock(table.descriptor.clone()));
+        }
+        for oid in &family {
+            let mut table = Table::clone(&*self.table_by_oid(*oid)?);
+            let of_placement =
+                |name: &str| matches!(name, "shard_by" | "colocate_with" | "split_at");
+            table.options.retain(|(name, _)| !of_placement(name));
+            table.options.push(("shard_by".to_owned(), "none".to_owned()));
+            self.catalog.put_table(table);
+            self.bring_home(*oid, "as foreign keys connect it with the others")?;
+        }
+        for oid in &family {
+            let table = self.table_by_oid(*oid)?;
+            for key in &table.descriptor.foreign_keys {
+                self.foreign_key_fits(&table.descriptor, key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_home(&mut self, oid: Oid, why: &str) -> Result<(), PlanError> {
         let mut table = Table::clone(&*self.table_by_oid(oid)?);
         let home = self.home_of(&table)?;
         if matches!(table.descriptor.placement, Placement::Home(_)) {
             return Ok(());
         }
-        self.notice(
-            "00000",
-            format!(
-                "table \"{}\" moves to its home shard, so that a foreign key can refer to it",
-                table.descriptor.name
-            ),
-        );
+        let name = &table.descriptor.name;
+        self.notice("00000", format!("table \"{name}\" moves to its home shard, {why}"));
         let from = table.descriptor.clone();
         self.move_storage(&mut table)?;
         Arc::make_mut(&mut table.descriptor).placement = Placement::Home(home);
