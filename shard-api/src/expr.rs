@@ -3,15 +3,17 @@
 //! Lives here: the tree alone. The planner makes it (all names, overloads and casts are already resolved) and
 //! `functions::scalar` evaluates it. Not here: subqueries, aggregates and windows; those go through DataFusion.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
+    nesting,
     types::{SqlType, TypeMod},
     value::Datum,
 };
 
 /// A scalar expression over one input row. Depth is bounded by the binder (`functions::scalar::DEPTH_MAX`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum ScalarExpr {
     Literal {
         value: Datum,
@@ -65,6 +67,19 @@ pub enum ScalarExpr {
         elements: Vec<ScalarExpr>,
         ty: TypeMod,
     },
+}
+
+// The derived forms, level by level: see `nesting`.
+impl Serialize for ScalarExpr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        nesting::write(|| ScalarExpr::serialize(self, serializer))
+    }
+}
+
+impl<'de> Deserialize<'de> for ScalarExpr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ScalarExpr, D::Error> {
+        nesting::read(|| ScalarExpr::deserialize(deserializer))
+    }
 }
 
 impl ScalarExpr {

@@ -38,6 +38,9 @@ pub mod cluster;
 /// Value and shard errors.
 pub mod error;
 
+/// Bounds on what is read from bytes.
+mod nesting;
+
 pub use descriptor::TableDescriptor;
 pub use error::{ShardError, ValueError, ValueErrorKind};
 pub use expr::ScalarExpr;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture};
 use http::{Request, Response, uri::PathAndQuery};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
 use tonic::{
     Status,
     body::Body,
@@ -132,24 +133,31 @@ impl Service {
 }
 
 impl Method {
+    /// Answers a call, until the server stops.
     pub(crate) fn answer(
         self,
         request: Request<Body>,
+        stopping: watch::Receiver<bool>,
     ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         Box::pin(async move {
             let mut grpc =
                 server::Grpc::new(BytesCodec).max_decoding_message_size(MESSAGE_BYTES_MAX);
             Ok(match self {
-                Method::Unary(unary) => grpc.unary(AnswerOne(unary), request).await,
+                Method::Unary(unary) => grpc.unary(AnswerOne(unary, stopping), request).await,
                 Method::Streaming(streaming) => {
-                    grpc.server_streaming(AnswerMany(streaming), request).await
+                    grpc.server_streaming(AnswerMany(streaming, stopping), request).await
                 }
             })
         })
     }
 }
 
-struct AnswerOne(Unary);
+/// Is ready when the server stops, or nobody is left to stop it.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+}
+
+struct AnswerOne(Unary, watch::Receiver<bool>);
 
 impl UnaryService<Bytes> for AnswerOne {
     type Response = Bytes;
@@ -157,11 +165,17 @@ impl UnaryService<Bytes> for AnswerOne {
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let answer = (self.0)(request.into_inner());
-        Box::pin(async move { Ok(tonic::Response::new(answer.await?)) })
+        let stopped = stopped(self.1.clone());
+        Box::pin(async move {
+            tokio::select! {
+                answer = answer => Ok(tonic::Response::new(answer?)),
+                () = stopped => Err(Status::unavailable("it is shut down")),
+            }
+        })
     }
 }
 
-struct AnswerMany(Streaming);
+struct AnswerMany(Streaming, watch::Receiver<bool>);
 
 impl ServerStreamingService<Bytes> for AnswerMany {
     type Response = Bytes;
@@ -169,8 +183,13 @@ impl ServerStreamingService<Bytes> for AnswerMany {
     type Future = BoxFuture<'static, Result<tonic::Response<Answers>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        let stopped = Box::pin(stopped(self.1.clone()));
         let answers = (self.0)(request.into_inner());
-        Box::pin(std::future::ready(answers.map(tonic::Response::new)))
+        let answers = answers.map(|answers| {
+            let answers: Answers = Box::pin(answers.take_until(stopped));
+            tonic::Response::new(answers)
+        });
+        Box::pin(std::future::ready(answers))
     }
 }
 

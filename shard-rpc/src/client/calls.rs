@@ -56,13 +56,10 @@ impl Shared {
         self.call(|_| Ok(call)).await
     }
 
-    /// A transaction that has begun and cannot go on, because there is no connection any more: that is what its requests are
-    /// told, for the shard rolls it back.
+    /// A transaction whose connection is gone cannot go on: that is what its requests are told, for the shard rolls it back.
     fn explain(&self, txn: TxnId, error: ShardError) -> ShardError {
         match error {
-            ShardError::Unavailable { shard, .. }
-                if self.has_begun(txn) && !matches!(&*self.state.borrow(), State::Up(_)) =>
-            {
+            ShardError::Unavailable { shard, .. } if self.has_begun(txn) => {
                 ShardError::TransactionLost { shard }
             }
             other => other,

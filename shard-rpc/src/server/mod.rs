@@ -277,7 +277,7 @@ impl TowerService<Request<Body>> for Dispatch {
         }
         let found = self.services.get(name).and_then(|service| service.method(method));
         match found {
-            Some(method) => method.answer(request),
+            Some(method) => method.answer(request, self.shared.is_stopping.subscribe()),
             None => {
                 let status = Status::unimplemented(format!("there is no {path} here"));
                 Box::pin(async move { Ok(status.into_http()) })

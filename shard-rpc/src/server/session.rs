@@ -367,6 +367,8 @@ pub(super) struct SessionStream {
     message: Bytes,
     tables: Tables,
     is_over: bool,
+    /// Said at the end.
+    failure: Option<Status>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -388,6 +390,7 @@ impl SessionStream {
             message: Bytes::new(),
             tables: Tables::default(),
             is_over: false,
+            failure: None,
         }
     }
 
@@ -402,7 +405,7 @@ impl SessionStream {
                 Ok(Some((id, body))) => {
                     n_frames += 1;
                     if let Err(error) = self.frame(id, body) {
-                        return self.broken(&error);
+                        self.broken(&error);
                     }
                 }
                 Ok(None) => match Pin::new(&mut self.inbound).poll_next(context) {
@@ -413,7 +416,7 @@ impl SessionStream {
                         break;
                     }
                 },
-                Err(error) => return self.broken(&error),
+                Err(error) => self.broken(&error),
             }
         }
         let mut out = self.session.out.lock();
@@ -421,7 +424,7 @@ impl SessionStream {
             return Poll::Ready(Some(Ok(message)));
         }
         if self.is_over {
-            return Poll::Ready(None);
+            return Poll::Ready(self.failure.take().map(Err));
         }
         out.waker = Some(context.waker().clone());
         drop(out);
@@ -432,10 +435,10 @@ impl SessionStream {
     }
 
     /// What cannot be read is the end: nobody knows what would follow.
-    fn broken(&mut self, error: &FrameError) -> Poll<Option<Result<Bytes, Status>>> {
+    fn broken(&mut self, error: &FrameError) {
         self.is_over = true;
+        self.failure = Some(Status::invalid_argument(error.to_string()));
         tracing::warn!(caller = %self.session.caller, %error, "a client sent what cannot be read");
-        Poll::Ready(Some(Err(Status::invalid_argument(error.to_string()))))
     }
 
     fn frame(&mut self, id: u64, mut body: Bytes) -> Result<(), FrameError> {
