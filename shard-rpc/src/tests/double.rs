@@ -50,6 +50,8 @@ pub struct Double {
     /// Addresses of the descriptors that `get` was given.
     pub tables: Mutex<Vec<(usize, u32)>>,
     pub batches_polled: Arc<AtomicU64>,
+    /// Write nothing down: for figures.
+    pub is_quiet: Mutex<bool>,
 }
 
 impl std::fmt::Debug for Double {
@@ -87,6 +89,7 @@ impl Double {
             counter: AtomicU64::new(1),
             tables: Mutex::default(),
             batches_polled: Arc::default(),
+            is_quiet: Mutex::new(false),
         }
     }
 
@@ -200,6 +203,9 @@ impl ShardClient for Double {
     }
 
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
+        if *self.is_quiet.lock() {
+            return Ok(request.keys.iter().map(|key| Some(Double::row(key))).collect());
+        }
         self.tables.lock().push((Arc::as_ptr(&request.table) as usize, request.table.version));
         self.ask("get", format!("{request:?}")).await?;
         self.enter(&request.context);

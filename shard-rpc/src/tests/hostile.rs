@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use cortex_shard_api::{
     LogIndex, ScalarExpr, ShardError, ShardId, SnapshotId, SqlType, TxnId,
-    client::{RequestContext, ShardClient, WriteOp},
+    client::{GetRequest, RequestContext, ShardClient, WriteOp},
     value::{ArrayValue, Datum},
 };
 use futures::StreamExt;
@@ -254,21 +254,19 @@ fn frames_have_a_bound() {
     let mut message = buffer.take().expect("a message");
     assert_eq!(next_frame(&mut message), Ok(Some((2, Bytes::new()))));
     assert_eq!(next_frame(&mut message), Ok(None));
-    let large = vec![0u8; crate::protocol::FRAME_BYTES_MAX];
-    assert_eq!(frame::encode(serde_bytes(&large)).err(), Some(FrameError::TooLarge));
-}
-
-/// A byte string with its length is larger than its bytes.
-fn serde_bytes(bytes: &[u8]) -> &(impl serde::Serialize + ?Sized) {
-    bytes
+    let large = Bytes::from(vec![0u8; crate::protocol::FRAME_BYTES_MAX]);
+    // With its length it is larger.
+    assert_eq!(frame::encode(&large).err(), Some(FrameError::TooLarge));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_larger_than_a_frame_is_refused_here() {
     let served = Served::start().await;
     let shard = served.client().await;
-    let prefix = vec![0; crate::protocol::FRAME_BYTES_MAX + 1];
-    let error = shard.meta_scan(&prefix).await.expect_err("too large");
+    let key = Bytes::from(vec![0; crate::protocol::FRAME_BYTES_MAX + 1]);
+    let context = RequestContext::default();
+    let request = GetRequest { context, table: table(5, 1), keys: vec![key] };
+    let error = shard.get(request).await.expect_err("too large");
     assert!(matches!(error, ShardError::LimitExceeded { .. }), "{error:?}");
     assert!(served.shard.asked().is_empty());
     shard.status().await.expect("the connection lives on");
