@@ -195,6 +195,19 @@ impl Fences {
         Ok(())
     }
 
+    /// Refuses an older shape of a table.
+    pub(crate) fn check_shape(
+        &self,
+        shard: ShardId,
+        table: &TableDescriptor,
+    ) -> Result<(), ShardError> {
+        let current = self.current(FenceKey::Shape(table.oid));
+        if u64::from(table.version) < current {
+            return Err(ShardError::StaleEpoch { shard, current });
+        }
+        Ok(())
+    }
+
     /// Refuses what was written under versions that are not served any more.
     pub(crate) fn check_used(&self, used: &[(FenceKey, u64)]) -> Result<(), ShardError> {
         let is_used = self.0.is_used.load(Ordering::Acquire);

@@ -29,7 +29,10 @@ mod sequences;
 /// Reference tables: copies follow the log of the shard with the primary copy.
 mod replication;
 
-/// Work behind the scenes: checkpoints, deletion of dropped storages.
+/// Moves: rows that go to another shard, or come from one.
+mod moves;
+
+/// Work behind the scenes: checkpoints, deletion of what is dropped or moved away.
 mod maintenance;
 
 /// What a shard does, as bytes.

@@ -1,4 +1,5 @@
-//! Work behind the scenes, on one thread per shard: checkpoints, and deleting the keys of dropped storages.
+//! Work behind the scenes, on one thread per shard: checkpoints, and deleting the keys of dropped storages
+//! and of ranges that have moved away (`moves::clean`).
 //!
 //! Lives here: when these happen and their steps. Every change of state still goes through the sequencer.
 
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cortex_shard_api::{ShardError, StorageId, key::storage_prefix};
+use cortex_shard_api::{MoveId, ShardError, StorageId, key::storage_prefix};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +33,8 @@ pub(crate) const DROPS_MAX: usize = 1 << 16;
 pub(crate) enum Task {
     /// Delete the keys of a storage that the log has dropped.
     Clean(StorageId),
+    /// Delete what a move has left behind.
+    CleanRanges(MoveId),
     /// Take a checkpoint now.
     Checkpoint(oneshot::Sender<Result<(), ShardError>>),
     Stop,
@@ -55,6 +58,11 @@ impl Maintenance {
                         tracing::warn!(shard = %self.core.id, %storage, %error, "keys of a dropped storage were not deleted; the next open continues");
                     }
                 }
+                Ok(Task::CleanRanges(id)) => {
+                    if let Err(error) = self.clean_ranges(id) {
+                        tracing::error!(shard = %self.core.id, %id, %error, "what a move left behind was not deleted; the next open continues");
+                    }
+                }
                 Ok(Task::Checkpoint(reply)) => {
                     let _ = reply.send(self.checkpoint());
                 }
@@ -71,7 +79,7 @@ impl Maintenance {
         }
     }
 
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, ShardError>>) -> Request,
     ) -> Result<T, ShardError> {

@@ -41,6 +41,7 @@ use crate::{
     exec::FragmentRunner,
     fences::{FenceKey, Fences},
     maintenance::{DROPS_MAX, Maintenance, Task},
+    moves::{self, Moves, hold::Wanted},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
     replication::{self, Links},
     scan::{self, DroppedStorages, ShardScan, is_owned},
@@ -80,7 +81,7 @@ pub struct Shard {
     spill_directory: PathBuf,
     write_set_bytes: usize,
     is_closed: AtomicBool,
-    tasks: Sender<Task>,
+    pub(crate) tasks: Sender<Task>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -112,6 +113,7 @@ impl Shard {
         };
         let links = Links::load(&*snapshot).map_err(corrupt)?;
         let fences = Fences::load(&*snapshot).map_err(corrupt)?;
+        let moves = Moves::load(&*snapshot).map_err(corrupt)?;
         let copies = replication::positions(id, &*snapshot).map_err(corrupt)?;
         let fragments =
             FragmentRunner::new(config.fragment_memory_bytes).map_err(|error| OpenError::Io {
@@ -128,6 +130,8 @@ impl Shard {
             locks: LockManager::default(),
             counters: Mutex::new(recovered.counters),
             fences,
+            moves,
+            applied: watch::Sender::new(recovered.applied),
             copies: watch::Sender::new(copies),
             meta_changed: watch::Sender::new(recovered.applied),
             poison: OnceLock::new(),
@@ -160,6 +164,9 @@ impl Shard {
         for storage in &recovered.dropping {
             // The queue is as long as the list may be; what does not fit waits for the next open.
             let _ = tasks.try_send(Task::Clean(*storage));
+        }
+        for id in core.moves.dropping() {
+            let _ = tasks.try_send(Task::CleanRanges(id));
         }
         let dropped = DroppedStorages::default();
         for storage in recovered.dropping {
@@ -242,13 +249,17 @@ impl Shard {
         self.is_closed.load(Ordering::Acquire)
     }
 
+    /// Refuses a write to a table that was dropped.
+    pub(crate) fn check_dropped(&self, table: &TableDescriptor) -> Result<(), ShardError> {
+        if self.dropped.contains(table.storage) {
+            return Err(ShardError::StaleEpoch { shard: self.core.id, current: table.epoch() });
+        }
+        Ok(())
+    }
+
     /// Whether a storage is dropped, as far as this is known since the shard was opened.
     pub(crate) fn is_dropped(&self, storage: StorageId) -> bool {
         self.dropped.contains(storage)
-    }
-
-    fn not_built<T>(&self, what: &str) -> Result<T, ShardError> {
-        Err(ShardError::Internal { shard: self.core.id, what: format!("{what} is not built yet") })
     }
 
     fn limit(what: &str, limit: usize) -> ShardError {
@@ -257,6 +268,7 @@ impl Shard {
 
     /// The transaction of a request; it begins here with its first request.
     pub(crate) fn transaction(&self, id: TxnId) -> Result<Arc<Txn>, ShardError> {
+        self.core.locks.check_doomed(id)?;
         let mut transactions = self.transactions.lock();
         if let Some(txn) = transactions.get(&id) {
             return Ok(txn.clone());
@@ -382,6 +394,10 @@ impl Shard {
                 return Err(ShardError::Internal { shard: self.core.id, what });
             }
         }
+        if let Err(error) = self.core.locks.check_doomed(txn.id) {
+            self.abandon(&txn);
+            return Err(error);
+        }
         if !is_writing {
             let versions = std::mem::take(&mut txn.state.lock().versions);
             let applied = self.core.published.load().applied;
@@ -407,7 +423,7 @@ impl Shard {
         self.core.locks.release_all(txn.id, false);
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<LogIndex, ShardError>>) -> Request,
     ) -> Result<LogIndex, ShardError> {
@@ -490,40 +506,49 @@ impl ShardClient for Shard {
         self.ask(|reply| Request::Fence { fences: raised, reply }).await
     }
 
-    async fn read_moving(&self, _request: MovingRequest) -> Result<MovingRows, ShardError> {
-        self.not_built("read_moving")
+    async fn read_moving(&self, request: MovingRequest) -> Result<MovingRows, ShardError> {
+        self.check_open()?;
+        moves::source::read(self, request).await
     }
 
-    async fn apply_moving(&self, _request: ApplyMoving) -> Result<(), ShardError> {
-        self.not_built("apply_moving")
+    async fn apply_moving(&self, request: ApplyMoving) -> Result<(), ShardError> {
+        self.check_open()?;
+        self.core.check_writable()?;
+        moves::target::apply(self, request).await
     }
 
-    async fn move_position(&self, _id: MoveId) -> Result<Option<MovePosition>, ShardError> {
-        self.not_built("move_position")
+    async fn move_position(&self, id: MoveId) -> Result<Option<MovePosition>, ShardError> {
+        self.check_open()?;
+        Ok(self.core.moves.position(id))
     }
 
-    async fn hold_ranges(&self, _request: HoldRanges) -> Result<LogIndex, ShardError> {
-        self.not_built("hold_ranges")
+    async fn hold_ranges(&self, request: HoldRanges) -> Result<LogIndex, ShardError> {
+        self.check_open()?;
+        moves::hold::hold(self, request).await
     }
 
-    async fn release_ranges(&self, _id: MoveId) -> Result<(), ShardError> {
-        self.not_built("release_ranges")
+    async fn release_ranges(&self, id: MoveId) -> Result<(), ShardError> {
+        self.core.moves.holds.release(id);
+        Ok(())
     }
 
-    async fn drop_ranges(&self, _id: MoveId, _tables: Vec<TableRanges>) -> Result<(), ShardError> {
-        self.not_built("drop_ranges")
+    async fn drop_ranges(&self, id: MoveId, tables: Vec<TableRanges>) -> Result<(), ShardError> {
+        self.check_open()?;
+        self.core.check_writable()?;
+        moves::clean::drop_ranges(self, id, tables).await
     }
 
-    async fn is_range_clean(&self, _id: MoveId) -> Result<bool, ShardError> {
-        self.not_built("is_range_clean")
+    async fn is_range_clean(&self, id: MoveId) -> Result<bool, ShardError> {
+        self.check_open()?;
+        Ok(self.core.moves.is_clean(id))
     }
 
     async fn checksum_ranges(
         &self,
-        _context: &RequestContext,
-        _tables: Vec<TableRanges>,
+        context: &RequestContext,
+        tables: Vec<TableRanges>,
     ) -> Result<Vec<RangeChecksum>, ShardError> {
-        self.not_built("checksum_ranges")
+        moves::checksum::checksum(self, context, tables).await
     }
 
     async fn meta_watch(&self, after: LogIndex, wait: Duration) -> Result<LogIndex, ShardError> {
@@ -601,6 +626,12 @@ impl ShardClient for Shard {
             return Err(ShardError::StaleEpoch { shard: self.core.id, current });
         }
         self.core.fences.check_now(self.core.id, &request.table)?;
+        let (holds, keys) =
+            (&self.core.moves.holds, request.rows.iter().map(|(key, _)| key.clone()));
+        let keys: Vec<Bytes> = keys.collect();
+        if holds.wait(id, table, Wanted::Keys(&keys)).await {
+            self.core.fences.check_now(self.core.id, &request.table)?;
+        }
         let mut locked = Vec::with_capacity(request.rows.len());
         for (key, seen) in &request.rows {
             let lock = LockRequest {
@@ -612,6 +643,10 @@ impl ShardClient for Shard {
             if self.core.locks.acquire(LockKey::Row(key.clone()), lock).await?.is_none() {
                 locked.push(LockedRow::Skipped);
                 continue;
+            }
+            while !holds.enter(id, table, Wanted::Keys(std::slice::from_ref(key))) {
+                holds.wait(id, table, Wanted::Keys(std::slice::from_ref(key))).await;
+                self.core.fences.check_now(self.core.id, &request.table)?;
             }
             let row = self.live_view(&txn).row(key);
             locked.push(match row.map_err(|error| self.core.storage_error(error))? {
@@ -666,6 +701,7 @@ impl ShardClient for Shard {
         self.check_open()?;
         let transaction = self.transactions.lock().get(&txn).cloned();
         let transaction = transaction.ok_or(ShardError::TransactionLost { shard: self.core.id })?;
+        self.core.locks.check_doomed(txn)?;
         if !transaction.is_writing() {
             return Ok(());
         }

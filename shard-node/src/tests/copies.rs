@@ -35,8 +35,8 @@ fn reference(oid: u32) -> TableDescriptor {
 
 /// A shard that can be crashed and opened again.
 pub(super) struct Node {
-    id: ShardId,
-    disk: CrashDisk,
+    pub id: ShardId,
+    pub disk: CrashDisk,
     storage: MemoryStorage,
     scratch: tempfile::TempDir,
     pub shard: Arc<Shard>,
@@ -52,8 +52,9 @@ impl Node {
 
     /// Power is gone and comes back.
     pub(super) fn crash(&mut self, rng: &mut StdRng) {
-        self.disk = self.disk.image(rng.random());
+        // In this order: work behind the scenes may go on meanwhile, and a state is never ahead of its log.
         self.storage = self.storage.crash(rng.random());
+        self.disk = self.disk.image(rng.random());
         let (scratch, storage) = (self.scratch.path(), self.storage.clone());
         self.shard = open_shard(self.id, &self.disk, scratch, storage).expect("opens again");
     }

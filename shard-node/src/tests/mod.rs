@@ -20,6 +20,8 @@ mod locks;
 
 mod model;
 
+mod moves;
+
 mod speed;
 
 use std::sync::Arc;

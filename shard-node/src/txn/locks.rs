@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -153,12 +154,16 @@ struct Inner {
     /// What each waiting transaction waits for.
     waiting: HashMap<TxnId, LockKey>,
     next_waiter: u64,
+    /// Transactions that cannot commit any more, until they have ended.
+    doomed: HashSet<TxnId>,
 }
 
 /// All locks of a shard.
 #[derive(Default)]
 pub(crate) struct LockManager {
     inner: Mutex<Inner>,
+    /// Whether anyone is doomed: without, nobody takes the lock to find out.
+    has_doomed: AtomicBool,
 }
 
 enum Attempt {
@@ -240,10 +245,59 @@ impl LockManager {
         Ok(matches!(attempt, Attempt::Granted))
     }
 
+    /// Who has locked something in the ranges of these tables, or a whole table; of a table marked `true`, every writer.
+    pub(crate) fn holders_inside(
+        &self,
+        tables: &HashMap<Oid, bool>,
+        is_inside: impl Fn(&[u8]) -> bool,
+    ) -> Vec<TxnId> {
+        let inner = self.inner.lock();
+        let counts = |txn: TxnId, key: &LockKey| match key {
+            LockKey::Row(key) => is_inside(key),
+            LockKey::Table(table) => match tables.get(table) {
+                Some(true) => true,
+                Some(false) => {
+                    let mode = inner.locks.get(key).and_then(|state| state.held_by(txn));
+                    mode >= Some(LockMode::TableWriter)
+                }
+                None => false,
+            },
+        };
+        let held = inner.held.iter();
+        let inside = held.filter(|(txn, keys)| keys.iter().any(|key| counts(**txn, key)));
+        inside.map(|(txn, _)| *txn).collect()
+    }
+
+    /// Whether a transaction has not ended yet.
+    pub(crate) fn holds_any(&self, txn: TxnId) -> bool {
+        self.inner.lock().held.contains_key(&txn)
+    }
+
+    /// The transaction cannot commit any more.
+    pub(crate) fn doom(&self, txn: TxnId) {
+        let mut inner = self.inner.lock();
+        if inner.held.contains_key(&txn) {
+            inner.doomed.insert(txn);
+            self.has_doomed.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Refuses whatever a doomed transaction asks for.
+    pub(crate) fn check_doomed(&self, txn: TxnId) -> Result<(), ShardError> {
+        if self.has_doomed.load(Ordering::SeqCst) && self.inner.lock().doomed.contains(&txn) {
+            let reason = "rows that the transaction wrote or locked moving to another shard";
+            return Err(ShardError::Conflict { reason: reason.to_owned() });
+        }
+        Ok(())
+    }
+
     /// Lets go of everything. `committed` tells those who wait for a table that its schema may have changed.
     pub(crate) fn release_all(&self, txn: TxnId, committed: bool) {
         let mut inner = self.inner.lock();
         let Some(keys) = inner.held.remove(&txn) else { return };
+        if inner.doomed.remove(&txn) && inner.doomed.is_empty() {
+            self.has_doomed.store(false, Ordering::SeqCst);
+        }
         for key in keys {
             let Some(state) = inner.locks.get_mut(&key) else { continue };
             let mode = state.held_by(txn);

@@ -28,7 +28,7 @@ use cortex_shard_api::{LogIndex, Oid, ShardId, StorageId, TableDescriptor, TxnId
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
-use crate::fences::FenceKey;
+use crate::{fences::FenceKey, moves::Step};
 use write_set::WriteSet;
 
 /// A transaction as one shard knows it.
@@ -60,6 +60,8 @@ pub(crate) struct TxnState {
     pub copied: BTreeSet<StorageId>,
     /// It applies what another shard's reference tables have become: its values are as stored, their versions included.
     pub follows: Option<Follows>,
+    /// It is a step of a move on its target.
+    pub moving: Option<Step>,
     /// It was committed or rolled back; a request that is still under way must not write.
     pub is_over: bool,
 }

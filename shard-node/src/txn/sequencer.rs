@@ -14,7 +14,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use cortex_shard_api::{LogIndex, ShardError, ShardId, StorageId, ids::Term};
+use cortex_shard_api::{
+    LogIndex, MoveId, ShardError, ShardId, StorageId, ids::Term, moves::TableRanges,
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,6 +25,7 @@ use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
     fences::{self, FenceKey, Fences},
     log::{Entry as LogEntry, LogError, ShardLog},
+    moves::{self, MoveChange, Moves, Step},
     recovery::Applier,
     replication::{Links, Positions, position_op},
     stats::{Counters, DeltaSum},
@@ -55,6 +58,27 @@ pub(crate) enum Request {
     /// Raises fences outside of transactions.
     Fence {
         fences: BTreeMap<FenceKey, u64>,
+        reply: Reply<LogIndex>,
+    },
+    /// Nothing: answered when everything before it is durable and visible.
+    Barrier {
+        reply: Reply<LogIndex>,
+    },
+    /// A move has ended here: its position is forgotten, its ranges are deleted later.
+    EndMove {
+        id: MoveId,
+        tables: Arc<Vec<TableRanges>>,
+        reply: Reply<LogIndex>,
+    },
+    /// Deletes rows that have moved away, with their index entries.
+    CleanRanges {
+        id: MoveId,
+        deletes: Vec<FinalWrite>,
+        reply: Reply<LogIndex>,
+    },
+    /// The ranges of a move are deleted.
+    Cleaned {
+        id: MoveId,
         reply: Reply<LogIndex>,
     },
     /// Forgets storages; their keys are deleted later.
@@ -106,6 +130,9 @@ pub(crate) struct Core {
     pub locks: LockManager,
     pub counters: Mutex<Counters>,
     pub fences: Fences,
+    pub moves: Moves,
+    /// The newest entry that is published, for those who wait for one.
+    pub applied: watch::Sender<LogIndex>,
     /// How far copies of reference tables are, as published.
     pub copies: watch::Sender<Positions>,
     /// The newest entry that wrote what `meta_write` writes, or a later one.
@@ -168,6 +195,8 @@ struct Group {
     copies: Vec<(ShardId, LogIndex)>,
     /// Fences that it raises, in the order of the log.
     fences: Vec<(FenceKey, u64, LogIndex)>,
+    /// What it changes of what is known about moves.
+    moves: Vec<MoveChange>,
     /// Its last write of the meta shard.
     meta: Option<LogIndex>,
 }
@@ -209,6 +238,20 @@ impl Sequencer {
                     self.take_write(&mut group, guard, ops, reply);
                 }
                 Request::Fence { fences, reply } => self.take_fences(&mut group, fences, reply),
+                Request::Barrier { reply } => self.take_barrier(&mut group, reply),
+                Request::EndMove { id, tables, reply } => {
+                    self.end_move(&mut group, id, tables, reply);
+                }
+                Request::CleanRanges { id, deletes, reply } => {
+                    let payload = self.deletion(id, &deletes);
+                    self.take_payload(&mut group, payload, reply);
+                }
+                Request::Cleaned { id, reply } => {
+                    let mut writer = OpWriter::batch(&[]);
+                    put_op(&mut writer, &moves::cleaned_op(id));
+                    group.moves.push(MoveChange::Cleaned(id));
+                    self.take_payload(&mut group, writer.finish(), reply);
+                }
                 Request::Drop { storages, reply } => {
                     self.take_payload(&mut group, entry::drop_storages(&storages), reply);
                 }
@@ -243,7 +286,8 @@ impl Sequencer {
     /// Turns a write set into entries: one batch, or chunks and a commit record.
     fn log_commit(&mut self, group: &mut Group, txn: &Txn) -> Result<LogIndex, ShardError> {
         let id = self.core.id;
-        let (copied, follows, fences, versions) = {
+        self.core.locks.check_doomed(txn.id)?;
+        let (copied, follows, fences, versions, moving) = {
             let mut state = txn.state.lock();
             self.check_used(group, &state.used)?;
             let raised = state.fences.drain(..).map(|(_, key, version)| (key, version));
@@ -253,7 +297,12 @@ impl Sequencer {
                 *raised = version.max(*raised);
             }
             let versions = std::mem::take(&mut state.versions);
-            (std::mem::take(&mut state.copied), state.follows, fences, versions)
+            let (copied, moving) = (std::mem::take(&mut state.copied), state.moving.take());
+            (copied, state.follows, fences, versions, moving)
+        };
+        let reached = match &moving {
+            Some(step) => Some(self.check_step(group, step)?),
+            None => None,
         };
         if let Some(follows) = &follows {
             self.check_position(follows)?;
@@ -273,6 +322,7 @@ impl Sequencer {
         };
         let finish = |writer: &mut OpWriter| {
             fences::ops(&fences).for_each(|op| put_op(writer, &op));
+            reached.iter().for_each(|op| put_op(writer, op));
             if let Some(follows) = &follows {
                 put_op(writer, &position_op(follows.source, follows.to));
             }
@@ -321,9 +371,74 @@ impl Sequencer {
             group.copies.push((id, first));
         }
         group.copies.extend(follows.map(|follows| (follows.source, follows.to)));
+        group.moves.extend(moving.map(|step| MoveChange::Reached(step.id, step.to)));
         let raised = fences.into_iter().chain(versions);
         group.fences.extend(raised.map(|(key, version)| (key, version, index)));
         Ok(index)
+    }
+
+    /// A step of a move goes on from where the move is, or somebody else has taken it; returns what sets its position.
+    fn check_step(&self, group: &Group, step: &Step) -> Result<Op, ShardError> {
+        let of_move = |change: &&MoveChange| match change {
+            MoveChange::Reached(id, _) | MoveChange::Ended(id, _) | MoveChange::Cleaned(id) => {
+                *id == step.id
+            }
+        };
+        // Two steps in one group: the first decides. The second will find out when it is sent again.
+        if group.moves.iter().any(|change| of_move(&change)) || !self.core.moves.is_next(step)? {
+            let reason = format!("another step of move {}", step.id);
+            return Err(ShardError::Conflict { reason });
+        }
+        step.op().map_err(|error| self.core.storage_error(error))
+    }
+
+    fn take_barrier(&mut self, group: &mut Group, reply: Reply<LogIndex>) {
+        if group.to_apply.is_empty() {
+            let _ = reply.send(Ok(self.core.published.load().applied));
+        } else {
+            let index = LogIndex(self.next.0 - 1);
+            group.answers.push(Answer::Write { index, reply: Some(reply) });
+        }
+    }
+
+    fn end_move(
+        &mut self,
+        group: &mut Group,
+        id: MoveId,
+        tables: Arc<Vec<TableRanges>>,
+        reply: Reply<LogIndex>,
+    ) {
+        let has_ended =
+            |change: &MoveChange| matches!(change, MoveChange::Ended(it, _) if *it == id);
+        if self.core.moves.is_ended(id) || group.moves.iter().any(has_ended) {
+            self.take_barrier(group, reply);
+            return;
+        }
+        let ops = match moves::end_ops(id, &tables) {
+            Ok(ops) => ops,
+            Err(error) => {
+                let _ = reply.send(Err(self.core.storage_error(error)));
+                return;
+            }
+        };
+        let mut writer = OpWriter::batch(&[]);
+        ops.iter().for_each(|op| put_op(&mut writer, op));
+        group.moves.push(MoveChange::Ended(id, tables));
+        self.take_payload(group, writer.finish(), reply);
+    }
+
+    /// The entry that deletes what has moved away.
+    fn deletion(&self, id: MoveId, deletes: &[FinalWrite]) -> Bytes {
+        let mut sum = DeltaSum::default();
+        for delete in deletes {
+            sum.add(&delete.key, delete.base, None);
+        }
+        let mut writer = OpWriter::batch(&sum.finish());
+        put_op(&mut writer, &moves::cleaning_op(id));
+        for delete in deletes {
+            writer.push_stored(delete.keyspace, &delete.key, None);
+        }
+        writer.finish()
     }
 
     /// Refuses the commit of what was written under a version that a fence has passed since.
@@ -505,6 +620,10 @@ impl Sequencer {
             self.refuse(group, &ShardError::OutcomeUnknown { shard: self.core.id });
             return;
         }
+        for change in group.moves {
+            self.core.moves.change(change);
+        }
+        self.core.applied.send_replace(self.core.published.load().applied);
         if !group.copies.is_empty() {
             self.core.copies.send_modify(|copies| copies.extend(group.copies));
         }
@@ -585,12 +704,17 @@ impl Sequencer {
                 let _ = reply.send(begun.map_err(|error| core.storage_error(error)));
             }
             Request::Purge { index, reply } => {
-                let purged = core.log.purge_to(index);
+                // Not what a move still reads.
+                let purged = core.log.purge_to(core.moves.purge_limit(index));
                 let _ = reply.send(purged.map_err(|error| error.into_shard_error(core.id)));
             }
             Request::Commit { .. }
             | Request::Write { .. }
             | Request::Fence { .. }
+            | Request::Barrier { .. }
+            | Request::EndMove { .. }
+            | Request::CleanRanges { .. }
+            | Request::Cleaned { .. }
             | Request::Drop { .. }
             | Request::Dropped { .. }
             | Request::Stop => {}

@@ -15,10 +15,11 @@ use super::{
     internal,
 };
 use crate::{
+    moves::hold::Wanted,
     scan::is_owned,
     shard::Shard,
     storage::{KeyRange, Keyspace},
-    txn::snapshot::ReadView,
+    txn::{Txn, snapshot::ReadView},
 };
 
 /// Rows between two chances to spill and to let others run.
@@ -38,9 +39,10 @@ pub(crate) async fn build_index(
         return Err(internal(shard, "the index to build is not in the descriptor"));
     };
     let txn = shard.transaction(id)?;
-    let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own: false, is_armed: true };
+    let mut undo = Undo::new(shard, &txn, context.mark, false);
     let statement = Statement::new(shard, &txn, context, table, &[]);
     shard.hold_for_writing(&txn, table, context).await?;
+    enter_whole(shard, &txn, table).await?;
     shard.note_copied(&txn, table)?;
     let view = ReadView::pin(shard.core.published.load_full(), Some(&txn));
     let live = statement.view();
@@ -74,10 +76,11 @@ pub(crate) async fn rewrite_table(
         return Err(internal(shard, "a table is rewritten outside of a transaction"));
     };
     let txn = shard.transaction(id)?;
-    let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own: false, is_armed: true };
+    let mut undo = Undo::new(shard, &txn, context.mark, false);
     let statement = Statement::new(shard, &txn, context, to, &[]);
     shard.core.fences.check_now(shard.core.id, from)?;
     shard.hold_for_writing(&txn, to, context).await?;
+    enter_whole(shard, &txn, from).await?;
     shard.note_copied(&txn, to)?;
     let view = ReadView::pin(shard.core.published.load_full(), Some(&txn));
     let live = statement.view();
@@ -127,6 +130,16 @@ pub(crate) async fn rewrite_table(
     }
     undo.is_armed = false;
     Ok(n_rows)
+}
+
+/// Waits while a move keeps writers from any part of the table.
+async fn enter_whole(shard: &Shard, txn: &Txn, table: &TableDescriptor) -> Result<(), ShardError> {
+    let holds = &shard.core.moves.holds;
+    while !holds.enter(txn.id, table.oid, Wanted::All) {
+        holds.wait(txn.id, table.oid, Wanted::All).await;
+    }
+    shard.core.locks.check_doomed(txn.id)?;
+    shard.core.fences.check_now(shard.core.id, table)
 }
 
 async fn step(statement: &Statement<'_>, n: usize) -> Result<(), ShardError> {

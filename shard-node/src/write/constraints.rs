@@ -133,7 +133,7 @@ pub(super) fn unique_violation(
 
 /// An index entry that a row should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct IndexEntry {
+pub(crate) struct IndexEntry {
     /// Position in `TableDescriptor::indexes`.
     pub index: usize,
     pub key: Bytes,
@@ -148,7 +148,7 @@ impl IndexEntry {
 }
 
 /// All entries of a row. Those of an index that is only deleted from are left out of new rows (`is_new`).
-pub(super) fn entries(
+pub(crate) fn entries(
     table: &TableDescriptor,
     row: &[Datum],
     row_key: &Bytes,

@@ -60,6 +60,12 @@ impl Statement<'_> {
         effects: &mut Vec<Effect>,
     ) -> Result<WriteOutcome, ShardError> {
         let new_rows = self.prepare(table, rows).await?;
+        if table.primary_key.is_empty() {
+            // Nobody else can have these keys, so they are not locked; but a move may be waiting for them.
+            let keys: Vec<Bytes> = new_rows.iter().map(|new| new.key.clone()).collect();
+            self.wait_outside(table.oid, &keys).await?;
+            self.enter(table.oid, &keys).await?;
+        }
         let mut keys = Vec::new();
         for new in &new_rows {
             if !table.primary_key.is_empty() {

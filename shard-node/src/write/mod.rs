@@ -29,11 +29,14 @@ use cortex_shard_api::{
     row,
     value::ValueSettings,
 };
+use smallvec::SmallVec;
 
 pub(crate) use build::{build_index, rewrite_table};
-use constraints::IndexEntry;
+pub(crate) use constraints::{IndexEntry, entries};
 
 use crate::{
+    fences::FenceKey,
+    moves::hold::Wanted,
     scan::is_owned,
     shard::Shard,
     storage::{Keyspace, StorageError},
@@ -66,7 +69,8 @@ pub(crate) async fn run(shard: &Shard, request: WriteRequest) -> Result<WriteOut
         None if commit => (shard.own_transaction(), true),
         None => return Err(internal(shard, "a write outside of a transaction must commit itself")),
     };
-    let mut undo = Undo { shard, txn: &txn, mark: context.mark, is_own, is_armed: true };
+    let is_all = commit && txn.state.lock().used.is_empty();
+    let mut undo = Undo::new(shard, &txn, context.mark, is_own);
     let statement = Statement::new(shard, &txn, &context, &table, &related);
     shard.hold_for_writing(&txn, &table, &context).await?;
     shard.note_copied(&txn, &table)?;
@@ -109,7 +113,14 @@ pub(crate) async fn run(shard: &Shard, request: WriteRequest) -> Result<WriteOut
     undo.is_armed = false;
     if commit {
         shard.forget(txn.id);
-        shard.commit_txn(txn.clone()).await?;
+        let committed = shard.commit_txn(txn.clone()).await;
+        committed.map_err(|error| match error {
+            // The request is all that there was of the transaction: it can be made again with what is valid now.
+            ShardError::Conflict { .. } if is_all => {
+                ShardError::StaleEpoch { shard: shard.core.id, current: table.epoch() }
+            }
+            other => other,
+        })?;
     }
     Ok(outcome)
 }
@@ -125,13 +136,26 @@ struct Undo<'a> {
     mark: u32,
     is_own: bool,
     is_armed: bool,
+    /// With which versions the transaction had written before.
+    used: SmallVec<[(FenceKey, u64); 2]>,
+}
+
+impl<'a> Undo<'a> {
+    fn new(shard: &'a Shard, txn: &'a Txn, mark: u32, is_own: bool) -> Undo<'a> {
+        let used = txn.state.lock().used.clone();
+        Undo { shard, txn, mark, is_own, is_armed: true, used }
+    }
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.is_armed {
             self.txn.writes.write().rollback_to(self.mark);
-            self.txn.state.lock().deferred = None;
+            {
+                let mut state = self.txn.state.lock();
+                state.deferred = None;
+                state.used = std::mem::take(&mut self.used);
+            }
             if self.is_own {
                 self.shard.abandon(self.txn);
             }
@@ -259,8 +283,12 @@ impl<'a> Statement<'a> {
         mut keys: Vec<Bytes>,
         mode: LockMode,
     ) -> Result<(), ShardError> {
-        if keys.is_empty() || self.txn.state.lock().sole.contains(&table) {
+        if keys.is_empty() {
             return Ok(());
+        }
+        self.wait_outside(table, &keys).await?;
+        if self.txn.state.lock().sole.contains(&table) {
+            return self.enter(table, &keys).await;
         }
         if keys.len() > 1 {
             keys.sort_unstable();
@@ -276,7 +304,36 @@ impl<'a> Statement<'a> {
             };
             locks.acquire(LockKey::Row(key.clone()), request).await?;
         }
+        self.enter(table, &keys).await?;
         self.maybe_escalate(table, keys.len())
+    }
+
+    /// Waits while a move keeps writers from these rows.
+    async fn wait_outside(&self, table: Oid, keys: &[Bytes]) -> Result<(), ShardError> {
+        let holds = &self.shard.core.moves.holds;
+        if holds.wait(self.txn.id, table, Wanted::Keys(keys)).await {
+            self.check_again(table)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with rows that are locked, unless a move has begun to keep writers from them meanwhile.
+    async fn enter(&self, table: Oid, keys: &[Bytes]) -> Result<(), ShardError> {
+        let holds = &self.shard.core.moves.holds;
+        while !holds.enter(self.txn.id, table, Wanted::Keys(keys)) {
+            self.wait_outside(table, keys).await?;
+        }
+        self.shard.core.locks.check_doomed(self.txn.id)
+    }
+
+    /// After a wait, the rows may be another shard's.
+    fn check_again(&self, table: Oid) -> Result<(), ShardError> {
+        self.shard.core.locks.check_doomed(self.txn.id)?;
+        let tables = std::iter::once(self.table).chain(self.related);
+        for table in tables.filter(|it| it.oid == table) {
+            self.shard.core.fences.check_now(self.shard.core.id, table)?;
+        }
+        Ok(())
     }
 
     /// Past many row locks, the whole table is cheaper; if others write it too, row locks go on.
