@@ -322,6 +322,10 @@ pub struct SequenceValues {
 pub struct SequenceState {
     pub last_value: i64,
     pub is_called: bool,
+    /// The sequence moves or has moved to another shard: this one gives no values (`ShardError::StaleEpoch`) until it is set
+    /// without. Setting it keeps the counter as it is, whatever `last_value` says, so that `sequence_get` tells then where
+    /// another shard goes on.
+    pub is_gone: bool,
 }
 
 /// What a shard holds of one storage id; counted, not estimated, as of the last published state.
@@ -444,6 +448,10 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
     /// Target of a move: stores rows and their index entries, or deletes them, and remembers how far it is, all in one entry of
     /// its log. Rows in the pages' ranges that are not in the page are deleted. Repeating a request changes nothing. What it
     /// stores is not visible before a map says that it is this shard's.
+    ///
+    /// `ShardError::StaleEpoch`: a table's version or epoch is behind a fence here (so what comes after the target's fence is sent
+    /// with the new epoch, and who does not know of it is kept out), or a row was written with a newer version.
+    /// `ShardError::Conflict`: the move is at another place or has ended here, or the ranges are still being cleaned up.
     async fn apply_moving(&self, request: ApplyMoving) -> Result<(), ShardError>;
 
     /// Target of a move: how far it is; `None` if it has nothing of it.
@@ -451,14 +459,18 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
 
     /// Source of a move, before the cutover: writes to the moving ranges wait from now on. Transactions that have written or
     /// locked there may end within `grace`; then they can only be rolled back (40001). Returns, when none is left, the entry of
-    /// the log behind which nothing in the ranges changes. Ends with `release_ranges`, and by itself after `limit`.
+    /// the log behind which nothing in the ranges changes while it lasts. Ends with `release_ranges` and `drop_ranges`, and by
+    /// itself after `limit` (at most 30 s), counted from the request's arrival. The fence is what keeps old writers out for good:
+    /// nothing changes behind its index, however long it took.
     async fn hold_ranges(&self, request: HoldRanges) -> Result<LogIndex, ShardError>;
 
     /// Ends a hold: who waited goes on, and is refused if a fence was set meanwhile. No hold is no error.
     async fn release_ranges(&self, id: MoveId) -> Result<(), ShardError>;
 
-    /// Deletes what is in the ranges, index entries too, in the background; durable: continues after a restart. Forgets the
-    /// move. Snapshots that are open go on seeing it. `is_range_clean` tells when it is done.
+    /// Deletes what is in the ranges, index entries too, in the background; durable: continues after a restart. Ends the
+    /// move here for good: no `apply_moving` with its id is taken any more. The descriptors must be the newest, with a map by which
+    /// the ranges are another shard's; rows that would be this shard's are refused. Snapshots that are open go on seeing what
+    /// they see. `is_range_clean` tells when it is done. Repeating it changes nothing.
     async fn drop_ranges(&self, id: MoveId, tables: Vec<TableRanges>) -> Result<(), ShardError>;
 
     async fn is_range_clean(&self, id: MoveId) -> Result<bool, ShardError>;

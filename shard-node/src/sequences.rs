@@ -30,6 +30,10 @@ const ROW_IDS_AHEAD: u64 = 1 << 16;
 const ROW_ID_SHARD_SHIFT: u32 = 48;
 
 const SEQUENCE_PREFIX: &[u8] = b"seq/";
+/// Flags of a stored sequence.
+const FLAG_CALLED: u8 = 1;
+const FLAG_GONE: u8 = 2;
+
 const ROW_ID_KEY: &[u8] = b"row_id";
 
 /// One sequence.
@@ -57,7 +61,7 @@ pub(crate) fn sequence_key(storage: StorageId) -> Bytes {
 fn sequence_op(storage: StorageId, state: SequenceState) -> Op {
     let mut value = Vec::with_capacity(9);
     value.put_i64(state.last_value);
-    value.push(u8::from(state.is_called));
+    value.push(FLAG_CALLED * u8::from(state.is_called) | FLAG_GONE * u8::from(state.is_gone));
     Op { keyspace: Keyspace::Meta, key: sequence_key(storage), value: Some(Bytes::from(value)) }
 }
 
@@ -77,8 +81,9 @@ impl Sequences {
         let stored = stored.map_err(|error| storage_error(shard, error))?;
         let state = stored.and_then(|mut bytes| {
             let last_value = bytes.try_get_i64().ok()?;
-            let is_called = bytes.try_get_u8().ok()? != 0;
-            Some(SequenceState { last_value, is_called })
+            let flags = bytes.try_get_u8().ok()?;
+            let (is_called, is_gone) = (flags & FLAG_CALLED != 0, flags & FLAG_GONE != 0);
+            Some(SequenceState { last_value, is_called, is_gone })
         });
         let counter = Arc::new(AsyncMutex::new(Counter { state, logged: state }));
         counters.insert(storage, counter.clone());
@@ -101,8 +106,11 @@ impl Sequences {
     ) -> Result<SequenceValues, ShardError> {
         let counter = self.counter(shard, spec.storage, snapshot)?;
         let mut counter = counter.lock().await;
+        if counter.state.is_some_and(|state| state.is_gone) {
+            return Err(ShardError::StaleEpoch { shard, current: 0 });
+        }
         let step = advance(spec, counter.state, count)?;
-        let state = SequenceState { last_value: step.last, is_called: true };
+        let state = SequenceState { last_value: step.last, is_called: true, is_gone: false };
         let is_covered = match (step.has_turned, counter.logged) {
             (false, Some(logged)) if logged.is_called => {
                 if spec.increment > 0 {
@@ -121,7 +129,7 @@ impl Sequences {
             } else {
                 i64::try_from(ahead).unwrap_or(step.last)
             };
-            let logged = SequenceState { last_value: ahead, is_called: true };
+            let logged = SequenceState { last_value: ahead, is_called: true, is_gone: false };
             log(shard, requests, vec![sequence_op(spec.storage, logged)]).await?;
             counter.logged = Some(logged);
         }
@@ -132,13 +140,20 @@ impl Sequences {
     pub(crate) async fn set(
         &self,
         shard: ShardId,
-        storage: StorageId,
+        spec: &SequenceSpec,
         state: SequenceState,
         snapshot: &dyn StorageSnapshot,
         requests: &mpsc::Sender<Request>,
     ) -> Result<(), ShardError> {
+        let storage = spec.storage;
         let counter = self.counter(shard, storage, snapshot)?;
         let mut counter = counter.lock().await;
+        let state = if state.is_gone {
+            let unused = SequenceState { last_value: spec.start, is_called: false, is_gone: true };
+            counter.state.map_or(unused, |kept| SequenceState { is_gone: true, ..kept })
+        } else {
+            state
+        };
         log(shard, requests, vec![sequence_op(storage, state)]).await?;
         *counter = Counter { state: Some(state), logged: Some(state) };
         Ok(())

@@ -819,7 +819,7 @@ impl ShardClient for Shard {
         self.check_open()?;
         let snapshot = self.core.published.load().snapshot.clone();
         let requests = &self.requests;
-        self.sequences.set(self.core.id, spec.storage, state, &*snapshot, requests).await
+        self.sequences.set(self.core.id, spec, state, &*snapshot, requests).await
     }
 
     async fn sequence_get(&self, spec: &SequenceSpec) -> Result<Option<SequenceState>, ShardError> {

@@ -165,11 +165,11 @@ impl Build<'_> {
             }
             return Ok(());
         }
-        if let Some(value) = &value {
-            if row::version_of(value)? > table.version {
-                let current = u64::from(table.version) + 1;
-                return Err(ShardError::StaleEpoch { shard: self.core.id, current });
-            }
+        if let Some(value) = &value
+            && row::version_of(value)? > table.version
+        {
+            let current = u64::from(table.version) + 1;
+            return Err(ShardError::StaleEpoch { shard: self.core.id, current });
         }
         if !table.indexes.is_empty() {
             let decode =

@@ -48,6 +48,9 @@ const LIMIT: Duration = Duration::from_millis(200);
 /// (tenant, id) → u
 type Model = BTreeMap<(i32, i32), i32>;
 
+/// Rows with what becomes of them.
+type Changes = Vec<((i32, i32), Option<i32>)>;
+
 /// Who owns the slots that move, and the version of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Map {
@@ -240,7 +243,7 @@ impl World {
         let tenants: Vec<i32> = txn.tenants.iter().copied().collect();
         let tenant = tenants[self.rng.random_range(0..tenants.len())];
         let mut map = self.some_map();
-        let plan: Vec<((i32, i32), Option<i32>)> = match self.rng.random_range(0..10) {
+        let plan: Changes = match self.rng.random_range(0..10) {
             // Two rows exchange their unique values.
             0..3 => {
                 let mut of_tenant: Vec<_> = (0..8)
@@ -274,7 +277,7 @@ impl World {
             }
         };
         let is_load = plan.len() > 8 && plan.iter().all(|(_, u)| u.is_some());
-        let steps: Vec<Vec<((i32, i32), Option<i32>)>> =
+        let steps: Vec<Changes> =
             if is_load { vec![plan] } else { plan.into_iter().map(|step| vec![step]).collect() };
         for step in steps {
             txn.mark += 1;

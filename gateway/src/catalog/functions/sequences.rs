@@ -93,7 +93,7 @@ impl Call<'_> {
                 ),
             ));
         }
-        let state = SequenceState { last_value: value, is_called };
+        let state = SequenceState { last_value: value, is_called, is_gone: false };
         self.ask(
             &sequence,
             move |shard, spec| async move { shard.sequence_set(&spec, state).await },
