@@ -122,6 +122,8 @@ fn actual(executed: &[&Arc<dyn ExecutionPlan>]) -> Actual {
 
 fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) -> Node {
     let executed: Vec<_> = fragment.executed().filter_map(|(_, plan)| plan).collect();
+    // What ran in other processes counted there: the answers are known here, and nothing of the operators inside.
+    let counted_here = executed.iter().any(|plan| has_counted(plan));
     let metrics = fragment.metrics().filter(|_| analyze).unwrap_or_default();
     let shards: Vec<(ShardId, Actual)> = if analyze {
         let shards = fragment.shards().iter().enumerate();
@@ -136,8 +138,14 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
         details: vec![("shards", list(numbers))],
         actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
         shards,
-        children: vec![build(fragment.fragment(), &executed, analyze, names)],
+        children: vec![build(fragment.fragment(), &executed, analyze && counted_here, names)],
     }
+}
+
+/// Whether an operator of the plan was run in this process.
+fn has_counted(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.metrics().is_some_and(|metrics| metrics.iter().next().is_some())
+        || plan.children().into_iter().any(has_counted)
 }
 
 /// What one shard answered, and how long it took from the request to the last row.

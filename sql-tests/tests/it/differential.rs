@@ -6,7 +6,10 @@
 use anyhow::{Context, Result, ensure};
 use cortex_sql_tests::{Client, ClientError, CortexServer, Reply, postgres::Postgres};
 
-use crate::generator::{COLUMNS, Generator, Statement, TABLES};
+use crate::{
+    embedded::Database,
+    generator::{COLUMNS, Generator, Statement, TABLES},
+};
 
 const STATEMENTS: usize = 5_000;
 /// Rows a table starts with.
@@ -21,7 +24,22 @@ fn generated_statements_answer_as_postgresql_does() -> Result<()> {
     let n_statements = number("CORTEX_TEST_STATEMENTS").map_or(STATEMENTS, |n| n as usize);
     println!("seed {seed}, {n_statements} statements; CORTEX_TEST_SEED repeats or varies it");
     let server = CortexServer::start(4)?;
-    let mut pair = Pair { cortex: server.connect()?, postgres: postgres.connect()? };
+    answer_alike(server.connect()?, &postgres, seed, n_statements)
+}
+
+/// The same over shards that fragments reach as bytes, with other statements and fewer of them.
+#[test]
+fn generated_statements_answer_alike_as_bytes_too() -> Result<()> {
+    let Some(postgres) = Postgres::find()? else { return Ok(()) };
+    let seed = number("CORTEX_TEST_SEED").unwrap_or(20_261_122) ^ 0x00c0_dec0;
+    let n_statements = number("CORTEX_TEST_STATEMENTS").map_or(STATEMENTS / 4, |n| n as usize);
+    println!("seed {seed}, {n_statements} statements");
+    let database = Database::start(4)?;
+    answer_alike(database.connect()?, &postgres, seed, n_statements)
+}
+
+fn answer_alike(cortex: Client, postgres: &Postgres, seed: u64, n_statements: usize) -> Result<()> {
+    let mut pair = Pair { cortex, postgres: postgres.connect()? };
     let mut generator = Generator::new(seed);
     pair.prepare(&mut generator)?;
     let mut differences = Vec::new();

@@ -1,5 +1,5 @@
 //! Same text, every way: each slt file over {simple, extended protocol} × {1 home shard, 4 shards with every table sharded
-//! by its primary key}, and the files of `slt/pg_compat/` over PostgreSQL too. Distribution and protocol are invisible.
+//! by its primary key}, once more with every fragment as bytes (as it travels to another process), and the files of `slt/pg_compat/` over PostgreSQL too. Distribution and protocol are invisible.
 //!
 //! `CORTEX_SLT_FILE=part-of-a-path` narrows a run. `CORTEX_SLT=rewrite` writes the expectations of `pg_compat` as PostgreSQL
 //! answers, `=record` those of the other files as CortexDB answers (to be read before they land), `=mark` marks what CortexDB answers wrongly today, `=unmark` takes the marks off what is right now.
@@ -18,6 +18,8 @@ use cortex_sql_tests::{
     postgres::Postgres,
     slt::{self, Case, Outcome, Protocol, TableCount},
 };
+
+use crate::embedded::Database;
 
 /// Fewer sharded tables than this, and the sharded half of the matrix would prove little.
 const SHARDED_PERCENT_MIN: usize = 80;
@@ -47,9 +49,11 @@ fn files_answer_alike_in_every_configuration() -> Result<()> {
     let tables = Arc::new(TableCount::default());
     let runs = thread::scope(|scope| {
         let sharded = scope.spawn(|| run_cortex(&files, 4, &tables));
+        let encoded = scope.spawn(|| run_encoded(&files));
         let home = run_cortex(&files, 1, &Arc::default());
         let mut runs = home?;
         runs.extend(sharded.join().map_err(|_| anyhow::anyhow!("the sharded run panicked"))??);
+        runs.extend(encoded.join().map_err(|_| anyhow::anyhow!("the encoded run panicked"))??);
         anyhow::Ok(runs)
     })?;
     let compat = match &postgres {
@@ -135,6 +139,20 @@ fn run_cortex(files: &[PathBuf], n_shards: usize, tables: &Arc<TableCount>) -> R
                 .with_context(|| format!("{} {labels:?}: {}", file.display(), server.log()))?;
             runs.push(Run { file: file.clone(), labels, outcome });
         }
+    }
+    Ok(runs)
+}
+
+/// Over shards whose clients turn every plan into bytes.
+fn run_encoded(files: &[PathBuf]) -> Result<Vec<Run>> {
+    let database = Database::start(4)?;
+    let mut runs = Vec::new();
+    for file in files {
+        let labels = vec!["sharded", "extended", "encoded"];
+        let case = cortex_case(&database.target, Protocol::Extended, &labels);
+        let outcome = in_schema(&database.target, file, &case, |case| slt::run_file(file, case))
+            .with_context(|| format!("{} {labels:?}", file.display()))?;
+        runs.push(Run { file: file.clone(), labels, outcome });
     }
     Ok(runs)
 }

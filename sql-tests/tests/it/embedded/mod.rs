@@ -1,4 +1,5 @@
-//! The database inside the test's own process, where its counters can be read and its shards can be made to fail.
+//! The database inside the test's own process, where its counters can be read and its shards can be made to fail. Fragments
+//! reach these shards as bytes only.
 //!
 //! Lives here: opening shards under `Faulty` clients and serving them on a port. Clients still come over the wire. Not here:
 //! anything that a process of its own can show (`CortexServer`).
