@@ -94,7 +94,11 @@ impl Plan {
 
     /// Whether the statement may be bound and run again when the schema has changed under it.
     pub fn can_run_again(&self) -> bool {
-        matches!(self, Plan::FastSelect(_) | Plan::Query(_) | Plan::Write(_))
+        match self {
+            Plan::FastSelect(_) | Plan::Query(_) | Plan::Write(_) => true,
+            Plan::Explain(inner) => inner.plan.can_run_again(),
+            _ => false,
+        }
     }
 
     /// Whether several statements up to Sync need a transaction around this one.

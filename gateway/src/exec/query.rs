@@ -29,7 +29,7 @@ use datafusion::{
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -81,6 +81,20 @@ impl QueryRun {
         state.mark_start_execution();
         let (queries, counters) = (gateway.queries.clone(), gateway.counters.clone());
         Ok(QueryRun { context, state, queries, counters, stop })
+    }
+
+    /// Runs a physical plan, up to its first rows: every shard has taken its part then, and a statement that met a schema change
+    /// is told so before anything is sent. Other errors come in their place among the rows.
+    pub async fn first_answers(
+        &self,
+        physical: Arc<dyn ExecutionPlan>,
+    ) -> Result<Batches, PgError> {
+        operators::check_shards(&physical, &self.context).await?;
+        let mut batches = self.stream(physical)?;
+        match batches.next().await {
+            Some(Err(error)) if error.is_stale => Err(error),
+            first => Ok(Box::pin(stream::iter(first).chain(batches))),
+        }
     }
 
     /// Runs a physical plan on the query runtime.
@@ -143,7 +157,7 @@ impl Session {
         } else {
             let run = self.query_run(self.read_base())?;
             let physical = physical_plan(&run, query, types, parameters).await?;
-            run.stream(physical)?
+            run.first_answers(physical).await?
         };
         Ok(Execution::Rows {
             columns: query.bound.columns.clone().into(),

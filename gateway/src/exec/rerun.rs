@@ -11,10 +11,11 @@ use std::{
 };
 
 use cortex_shard_api::{Datum, Oid};
+use sqlparser::ast::Statement;
 
 use super::{
     dispatch_once,
-    plan::{Plan, PreparedPlan},
+    plan::{Plan, PreparedPlan, bind_copy_query},
     session::Session,
     write::related,
 };
@@ -66,6 +67,29 @@ impl Session {
         Err(error)
     }
 
+    /// COPY (query) TO binds its query itself: does so again as long as the schema changes before its first row.
+    pub(super) async fn rerun_copy(
+        &mut self,
+        sql: &Arc<str>,
+        query: &Statement,
+        autocommit: bool,
+    ) -> Result<Execution, PgError> {
+        let mut waiting_since = Instant::now();
+        let mut reruns = 0;
+        loop {
+            let before = self.catalog().version;
+            let plan = bind_copy_query(self, sql, query)?;
+            match self.run_copied(plan, autocommit).await {
+                Err(error) if error.is_stale && reruns < RERUNS_MAX => reruns += 1,
+                done => return done,
+            }
+            self.next_version(before, &mut waiting_since).await?;
+            if self.catalog().version != before {
+                waiting_since = Instant::now();
+            }
+        }
+    }
+
     /// Waits for a newer version than `before`; not for ever, for there may be none.
     async fn next_version(&self, before: u64, waiting_since: &mut Instant) -> Result<(), PgError> {
         let store = &self.gateway.store;
@@ -100,7 +124,8 @@ impl Session {
                 query.bound.locking.iter().map(|it| it.table.descriptor.oid).collect()
             }
             Plan::FastSelect(fast) => vec![fast.table.descriptor.oid],
-            Plan::Ddl(_) | Plan::Administration(_) | Plan::Utility | Plan::Explain(_) => Vec::new(),
+            Plan::Explain(inner) => self.tables_to_await(inner),
+            Plan::Ddl(_) | Plan::Administration(_) | Plan::Utility => Vec::new(),
         }
     }
 }

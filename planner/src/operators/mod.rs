@@ -16,6 +16,9 @@ pub mod scatter;
 /// Answers without the shards that are down.
 pub mod partial;
 
+/// Whether every shard takes its part of a plan.
+mod ready;
+
 /// Limits inside a fragment.
 mod limit;
 
@@ -26,6 +29,7 @@ mod session;
 mod failure;
 
 pub use failure::{Failure, find_error};
+pub use ready::check_shards;
 pub use scatter::ShardFragmentExec;
 pub use session::{runtime, session_config, session_state};
 pub use statement::{Copies, CopyUse, StatementContext};

@@ -19,10 +19,7 @@ use crate::{
         csv::CsvWriter, text::TextWriter,
     },
     error::{PgError, SqlState},
-    exec::{
-        plan::{Plan, bind_copy_query},
-        rows::BatchRows,
-    },
+    exec::{plan::Plan, rows::BatchRows},
     parse,
     statement::{CopyShape, CopyStream, Execution, RowSource},
 };
@@ -67,22 +64,7 @@ impl Session {
         given: &parse::CopyOptions,
         autocommit: bool,
     ) -> Result<Execution, PgError> {
-        let execution = match bind_copy_query(self, sql, query)? {
-            Plan::FastSelect(fast) => self.run_fast_select(&fast, &[]).await?,
-            Plan::Query(query) if query.bound.locking.is_empty() => {
-                self.run_query(&query, &[], &[]).await?
-            }
-            Plan::Query(query) => self.run_locking_query(&query, &[], &[]).await?,
-            Plan::Write(write) if write.bound.returning().is_some() => {
-                self.run_write(&write, &[], Arc::from(Vec::new()), autocommit).await?
-            }
-            _ => {
-                return Err(PgError::new(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    "COPY query must have a RETURNING clause",
-                ));
-            }
-        };
+        let execution = self.rerun_copy(sql, query, autocommit).await?;
         let Execution::Rows { columns, rows, .. } = execution else {
             return Err(PgError::internal("a query without rows"));
         };
@@ -98,6 +80,30 @@ impl Session {
         let settings = self.eval_context().settings;
         let data = written(RowWriter::new(format, &options, columns, settings), &target, rows);
         Ok(Execution::CopyOut { format: shape, data })
+    }
+}
+
+impl Session {
+    /// The rows of a query that COPY is to send.
+    pub(in crate::exec) async fn run_copied(
+        &mut self,
+        plan: Plan,
+        autocommit: bool,
+    ) -> Result<Execution, PgError> {
+        match plan {
+            Plan::FastSelect(fast) => self.run_fast_select(&fast, &[]).await,
+            Plan::Query(query) if query.bound.locking.is_empty() => {
+                self.run_query(&query, &[], &[]).await
+            }
+            Plan::Query(query) => self.run_locking_query(&query, &[], &[]).await,
+            Plan::Write(write) if write.bound.returning().is_some() => {
+                self.run_write(&write, &[], Arc::from(Vec::new()), autocommit).await
+            }
+            _ => Err(PgError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                "COPY query must have a RETURNING clause",
+            )),
+        }
     }
 }
 
