@@ -93,7 +93,8 @@ impl QueryRun {
         let mut batches = self.stream(physical)?;
         match batches.next().await {
             Some(Err(error)) if error.is_stale => Err(error),
-            first => Ok(Box::pin(stream::iter(first).chain(batches))),
+            Some(first) => Ok(Box::pin(stream::iter([first]).chain(batches))),
+            None => Ok(Box::pin(stream::empty())),
         }
     }
 
