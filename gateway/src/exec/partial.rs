@@ -45,6 +45,7 @@ impl Session {
                 Ok(()) => {
                     let mut batches = run.stream(physical)?;
                     match batches.next().await {
+                        Some(Err(error)) if error.is_stale => return Err(error),
                         Some(Err(error)) => vec![error],
                         first => {
                             self.notices.extend(notice(&missing));

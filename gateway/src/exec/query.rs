@@ -93,8 +93,7 @@ impl QueryRun {
         let mut batches = self.stream(physical)?;
         match batches.next().await {
             Some(Err(error)) if error.is_stale => Err(error),
-            Some(first) => Ok(Box::pin(stream::iter([first]).chain(batches))),
-            None => Ok(Box::pin(stream::empty())),
+            first => Ok(Box::pin(stream::iter(first).chain(batches))),
         }
     }
 
@@ -117,7 +116,7 @@ impl QueryRun {
                 }
             }
         });
-        Ok(Box::pin(Received { receiver, worker, stop: self.stop.clone() }))
+        Ok(Box::pin(Received { receiver, worker, stop: self.stop.clone(), is_over: false }))
     }
 }
 
@@ -179,12 +178,27 @@ struct Received {
     receiver: mpsc::Receiver<Result<RecordBatch, PgError>>,
     worker: JoinHandle<()>,
     stop: Stop,
+    is_over: bool,
 }
 
 impl Stream for Received {
     type Item = Result<RecordBatch, PgError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let next = self.poll_receiver(cx);
+        self.is_over = matches!(next, Poll::Ready(None));
+        next
+    }
+}
+
+impl Received {
+    fn poll_receiver(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<RecordBatch, PgError>>> {
         match self.receiver.poll_recv(cx) {
             // The sender is gone: finished, or panicked, which must not look like the end of the rows.
             Poll::Ready(None) => match Pin::new(&mut self.worker).poll(cx) {

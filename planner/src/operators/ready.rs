@@ -39,6 +39,9 @@ async fn check(
     tables: BTreeMap<Oid, Arc<TableDescriptor>>,
     statement: &StatementContext,
 ) -> Result<(), ShardError> {
+    if statement.is_left_out(shard) {
+        return Ok(());
+    }
     let client = statement.client(shard)?;
     let context: RequestContext = statement.context(shard).await?;
     let requests = tables.into_values().map(|table| {
