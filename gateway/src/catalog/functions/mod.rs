@@ -8,7 +8,7 @@ use cortex_planner::catalog::edit::{DATABASE, DATABASE_NAME, class};
 use cortex_shard_api::{
     Datum, Oid, ShardError, ShardId, SqlType, ValueError, ValueErrorKind, value::ArrayValue,
 };
-
+use tokio::runtime::RuntimeFlavor;
 use super::SessionInfo;
 use crate::error::SHARD_DOWN_HINT;
 
@@ -282,7 +282,13 @@ fn ask<T: Send + 'static>(
     let task = runtime.spawn(async move {
         let _ = sender.send(answer.await);
     });
-    receiver.recv_timeout(limit).unwrap_or_else(|_| {
+    let wait = || receiver.recv_timeout(limit);
+    let received = match runtime.runtime_flavor() {
+        // Another thread takes over what this one was to do next: the task just spawned, or the one that reads the answer.
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(wait),
+        _ => wait(),
+    };
+    received.unwrap_or_else(|_| {
         task.abort();
         let reason = format!("it did not answer within {} s", limit.as_secs());
         Err(ShardError::Unavailable { shard, reason })
