@@ -9,6 +9,7 @@ use cortex_shard_api::{
     Datum, Oid, ShardError, ShardId, SqlType, ValueError, ValueErrorKind, value::ArrayValue,
 };
 use tokio::runtime::RuntimeFlavor;
+
 use super::SessionInfo;
 use crate::error::SHARD_DOWN_HINT;
 
