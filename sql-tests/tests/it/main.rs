@@ -5,6 +5,7 @@ mod clients;
 mod copy;
 mod differential;
 mod embedded;
+mod gateways;
 mod generator;
 mod matrix;
 mod packages;
