@@ -373,7 +373,21 @@ fn setting_name(cursor: &mut Cursor<'_>) -> Result<Option<String>, PgError> {
     Ok(name)
 }
 
+/// What SHOW knows besides settings.
+const SHOWN: [(&str, &str); 2] = [
+    ("shards", "SELECT * FROM cortex.shards ORDER BY shard_id"),
+    ("gateways", "SELECT * FROM cortex.gateways ORDER BY gateway_id"),
+];
+
 fn show(cursor: &mut Cursor<'_>) -> Result<Ast, PgError> {
+    for (word, query) in SHOWN {
+        if cursor.take_word(word) {
+            cursor.expect_end()?;
+            let parsed = super::parse(query)?.into_iter().next();
+            let parsed = parsed.ok_or_else(|| PgError::internal("SHOW without a query"))?;
+            return Ok(Ast::clone(&parsed.ast));
+        }
+    }
     Ok(Ast::Show { name: setting_name(cursor)? })
 }
 

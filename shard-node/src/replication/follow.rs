@@ -44,11 +44,15 @@ impl Shard {
         let copy = self.clone();
         Follower(tokio::spawn(async move {
             let mut pause = PAUSE_MIN;
+            let mut is_told = false;
             loop {
                 let mut following = Following::new(&copy, &*source);
                 let error = loop {
                     match following.step(QUESTION_WAIT).await {
-                        Ok(_) => pause = PAUSE_MIN,
+                        Ok(_) => {
+                            pause = PAUSE_MIN;
+                            is_told = false;
+                        }
                         Err(error) => break error,
                     }
                 };
@@ -56,7 +60,9 @@ impl Shard {
                 if copy.is_closed() {
                     return;
                 }
-                if pause == PAUSE_MAX {
+                // Once for each time that the source is away.
+                if pause == PAUSE_MAX && !is_told {
+                    is_told = true;
                     tracing::warn!(shard = %copy.core.id, source = %source.id(), %error, "copies of reference tables fall behind");
                 }
                 tokio::time::sleep(pause).await;

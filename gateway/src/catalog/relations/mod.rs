@@ -56,8 +56,11 @@ mod sessions;
 /// information_schema.
 mod information_schema;
 
-/// cortex.
+/// cortex: which shard holds what, as the catalog says.
 mod placement;
+
+/// cortex: members and what they hold.
+mod cluster;
 
 pub use builtins::support_functions;
 
@@ -79,6 +82,9 @@ enum Content {
     Session(Fill),
     /// Counted on the shards.
     Shards,
+    Placements,
+    /// Asked of the meta process.
+    Gateways,
     /// Read from the shards that count.
     Sequences,
     /// Nothing of the kind exists here.
@@ -109,6 +115,8 @@ static CONTENTS: LazyLock<HashMap<(&'static str, &'static str), Content>> = Lazy
         contents.insert(("cortex", *name), Content::Session(*fill));
     }
     contents.insert(("cortex", "shards"), Content::Shards);
+    contents.insert(("cortex", "placements"), Content::Placements);
+    contents.insert(("cortex", "gateways"), Content::Gateways);
     contents.insert(("pg_catalog", "pg_sequences"), Content::Sequences);
     contents
 });
@@ -186,8 +194,12 @@ impl SystemTable {
         match content {
             Content::Empty => {}
             Content::Shards => {
-                placement::shards(&self.catalog, self.session.store(), &mut rows).await?;
+                cluster::shards(&self.catalog, self.session.store(), &mut rows).await?;
             }
+            Content::Placements => {
+                cluster::placements(&self.catalog, self.session.store(), &mut rows).await?;
+            }
+            Content::Gateways => cluster::gateways(self.session.store(), &mut rows).await?,
             Content::Sequences => {
                 placement::sequences(&self.catalog, self.session.store(), &mut rows).await?;
             }

@@ -3,9 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cortex_planner::catalog::{Catalog, Table, edit::Grouped};
-use cortex_shard_api::{
-    Datum, ShardError, SqlType, ValueError, ValueErrorKind, descriptor::Placement,
-};
+use cortex_shard_api::{Datum, SqlType, ValueError, descriptor::Placement};
 
 use super::{
     Fill, Source,
@@ -98,41 +96,6 @@ fn table_changes(source: &Source<'_>, rows: &mut Rows) -> Result<(), ValueError>
     Ok(())
 }
 
-/// cortex.shards: counted now.
-pub async fn shards(
-    catalog: &Catalog,
-    store: &Arc<CatalogStore>,
-    rows: &mut Rows,
-) -> Result<(), ValueError> {
-    for id in store.data_shards() {
-        let client = store
-            .shard(id)
-            .map_err(|error| ValueError::new(ValueErrorKind::Internal, &error.message))?;
-        let (mut count, mut row_count, mut bytes) = (0i64, 0u64, 0u64);
-        for table in catalog.tables.values() {
-            if !table.descriptor.shards().contains(&id) {
-                continue;
-            }
-            count += 1;
-            for storage in table.storages() {
-                let stats = client.storage_stats(storage).await.map_err(unavailable)?;
-                bytes += stats.bytes;
-                if storage == table.descriptor.storage {
-                    row_count += stats.rows;
-                }
-            }
-        }
-        rows.push([
-            ("shard_id", Datum::Int4(id.0 as i32)),
-            ("role", text("leader")),
-            ("tables", Datum::Int8(count)),
-            ("rows", Datum::Int8(row_count as i64)),
-            ("bytes", Datum::Int8(bytes as i64)),
-        ]);
-    }
-    Ok(())
-}
-
 /// pg_sequences, with what each has given last.
 pub async fn sequences(
     catalog: &Catalog,
@@ -171,8 +134,4 @@ pub async fn sequences(
         ]);
     }
     Ok(())
-}
-
-fn unavailable(error: ShardError) -> ValueError {
-    ValueError::new(ValueErrorKind::Internal, error.to_string())
 }

@@ -16,9 +16,7 @@ use cortex_shard_api::{
         RequestContext, ScanRowsRequest, SequenceSpec, SequenceState, SequenceValues, ShardClient,
         ShardStatus, StorageStats, StoredRow, TableLock, WriteOutcome, WriteRequest,
     },
-    cluster::{
-        ClusterError, ClusterLock, Join, Joined, LockId, Members, MetaClient, Report,
-    },
+    cluster::{ClusterError, ClusterLock, Join, Joined, LockId, Members, MetaClient, Report},
     copies::{Changes, ChangesRequest},
     descriptor::Fence,
     moves::{
