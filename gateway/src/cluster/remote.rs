@@ -35,6 +35,9 @@ const JOIN_WAIT: Duration = Duration::from_secs(15);
 /// Pause before a lost connection is made again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Pause after a refusal: it lasts until somebody does something about it.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+
 /// Longest wait that a caller may ask the meta process for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
@@ -296,6 +299,8 @@ async fn keep(
                 }
                 Err(ClusterError::Refused { message }) => {
                     tracing::error!(message, "the meta process refuses this process");
+                    drop(known);
+                    tokio::time::sleep(REFUSED_PAUSE).await;
                 }
                 Err(error) => tracing::debug!(%error, "no connection to the meta process"),
             }

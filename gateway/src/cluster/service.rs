@@ -206,8 +206,7 @@ impl Drop for MetaSession {
 }
 
 impl MetaSession {
-    /// Waits until no other process with the same identity is up: one whose host has vanished is noticed a little later. One
-    /// at the same address is gone, or this one could not listen there.
+    /// Waits until no other process with the same identity is up: one whose host has vanished is noticed a little later.
     async fn refuse_twins(&self, join: &Join) -> Result<(), ClusterError> {
         let begun = Instant::now();
         let mut changes = self.service.changes.subscribe();
@@ -218,7 +217,6 @@ impl MetaSession {
                     *role == join.role
                         && known.node == Some(join.node)
                         && known.run != join.run
-                        && known.address != join.address
                         && known.is_live()
                 });
                 twin.map(|((_, id), known)| (*id, known.address.clone()))

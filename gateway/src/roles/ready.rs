@@ -17,12 +17,11 @@ use crate::{config::ReadyConfig, run::say};
 /// The service's name on the port of meta and shard processes.
 const SERVICE: &str = "cortexdb.Ready";
 
-/// A startup packet's protocol version, 3.0, and the request for TLS before it.
+/// A startup packet's protocol version, 3.0.
 const PROTOCOL_VERSION: u32 = 3 << 16;
-const TLS_REQUEST: u32 = 80_877_103;
 
-/// A server that speaks HTTP/2 does not answer Postgres's first bytes, or ends the connection.
-const FIRST_BYTE_WAIT: Duration = Duration::from_millis(500);
+/// A server that speaks HTTP/2 answers Postgres's first bytes in its own way, or ends the connection.
+const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(500);
 
 /// Longer first answers are not a server's of this kind.
 const ANSWER_BYTES_MAX: usize = 1 << 14;
@@ -60,22 +59,6 @@ async fn check(config: &ReadyConfig) -> Result<()> {
 /// Whether a gateway is there; an error if it does not let clients in.
 async fn gateway(address: &str) -> Result<bool> {
     let mut stream = TcpStream::connect(address).await.context("cannot connect")?;
-    let mut request = Vec::new();
-    request.extend_from_slice(&8u32.to_be_bytes());
-    request.extend_from_slice(&TLS_REQUEST.to_be_bytes());
-    stream.write_all(&request).await?;
-    let mut first = [0; 1];
-    let read = tokio::time::timeout(FIRST_BYTE_WAIT, stream.read(&mut first)).await;
-    match (read, first) {
-        // It has TLS, and says so only when it lets clients in or refuses them after the handshake.
-        (Ok(Ok(1)), [b'S']) => Ok(true),
-        (Ok(Ok(1)), [b'N']) => startup(stream).await,
-        _ => Ok(false),
-    }
-}
-
-/// The first answer to a client that begins a session: anything but an error will do.
-async fn startup(mut stream: TcpStream) -> Result<bool> {
     let parameters = b"user\0postgres\0database\0postgres\0\0";
     let mut packet = Vec::new();
     packet.extend_from_slice(&(8 + parameters.len() as u32).to_be_bytes());
@@ -83,14 +66,17 @@ async fn startup(mut stream: TcpStream) -> Result<bool> {
     packet.extend_from_slice(parameters);
     stream.write_all(&packet).await?;
     let mut head = [0; 5];
-    stream.read_exact(&mut head).await.context("it ended the connection")?;
+    let read = tokio::time::timeout(FIRST_ANSWER_WAIT, stream.read_exact(&mut head)).await;
+    if !matches!(read, Ok(Ok(_))) {
+        return Ok(false);
+    }
     let [kind, length @ ..] = head;
     let length = u32::from_be_bytes(length) as usize;
+    if !(4..=ANSWER_BYTES_MAX).contains(&length) || !b"RE".contains(&kind) {
+        return Ok(false);
+    }
     if kind == b'R' {
         return Ok(true);
-    }
-    if kind != b'E' || !(4..=ANSWER_BYTES_MAX).contains(&length) {
-        bail!("it is no server of CortexDB");
     }
     let mut fields = vec![0; length - 4];
     stream.read_exact(&mut fields).await.context("it ended the connection")?;
