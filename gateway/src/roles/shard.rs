@@ -20,6 +20,7 @@ use crate::{
     cluster::remote::RemoteMeta,
     config::NodeConfig,
     data_dir::{NodeDir, Owner},
+    embedded::query_runtime,
     run::{Signals, say},
 };
 
@@ -65,8 +66,10 @@ pub async fn run(config: NodeConfig) -> Result<()> {
         .await
         .context("opening the shard")?
         .with_context(|| format!("cannot open shard {id}"))?;
+    let queries = query_runtime()?;
     let server = server
         .with_cluster(joined.cluster.to_string())
+        .with_queries(queries.handle.clone())
         .add_shard(shard.clone())
         .add_service(ready::serve());
     let caller = format!("shard {id}");
@@ -89,6 +92,7 @@ pub async fn run(config: NodeConfig) -> Result<()> {
     let served = server.serve(stopping).await;
     following.abort();
     telling.abort();
+    queries.end();
     shard.shutdown().await.map_err(|error| anyhow!("{error}"))?;
     drop(directory);
     served?;

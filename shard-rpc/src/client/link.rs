@@ -32,9 +32,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = shared.config.backoff_min;
     let mut epoch = 0;
     loop {
-        epoch += 1;
         let current = address.borrow_and_update().clone();
-        let attempt = connect(&shared, &current, epoch);
+        // Connections are counted, not attempts: their number is part of every snapshot's.
+        let attempt = connect(&shared, &current, epoch + 1);
         let attempt = tokio::time::timeout(shared.config.connect_timeout, attempt);
         let attempted = tokio::select! {
             attempted = attempt => attempted,
@@ -47,6 +47,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         };
         let reason = match attempted {
             Ok(Ok((connection, inbound))) => {
+                epoch += 1;
                 let since = Instant::now();
                 let reason = serve(&shared, &connection, inbound, &mut address).await;
                 connection.close(&reason);

@@ -60,7 +60,7 @@ impl Default for ClientConfig {
             tls: None,
             connect_timeout: Duration::from_secs(2),
             keep_alive_interval: Duration::from_secs(2),
-            keep_alive_timeout: Duration::from_secs(3),
+            keep_alive_timeout: Duration::from_secs(4),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(1),
         }

@@ -144,12 +144,6 @@ fn pieces(
     shard: ShardId,
     batches: BatchStream,
 ) -> impl Stream<Item = Result<FlightData, Status>> + Send {
-    let batches = std::panic::AssertUnwindSafe(batches).catch_unwind().map(move |batch| {
-        batch.unwrap_or_else(|_panic| {
-            let what = "a fragment failed in a way it should not".to_owned();
-            Err(ShardError::Internal { shard, what })
-        })
-    });
     FlightDataEncoderBuilder::new()
         .with_max_flight_data_size(PIECE_BYTES)
         .with_dictionary_handling(arrow_flight::encode::DictionaryHandling::Resend)

@@ -22,7 +22,7 @@ use cortex_shard_api::{ShardId, client::ShardClient};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use parking_lot::{Mutex, RwLock};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tonic::{
     Status, body::Body, codegen::Service as TowerService, server::Grpc,
     transport::server::TcpIncoming,
@@ -75,7 +75,7 @@ impl ServerConfig {
             cluster: cluster.into(),
             tls,
             keep_alive_interval: Duration::from_secs(2),
-            keep_alive_timeout: Duration::from_secs(3),
+            keep_alive_timeout: Duration::from_secs(4),
         }
     }
 }
@@ -115,6 +115,8 @@ pub(crate) struct Shared {
     random: RandomState,
     counter: AtomicU64,
     is_stopping: watch::Sender<bool>,
+    /// Where what takes long runs, so that answers and keep-alives are not held up.
+    queries: Handle,
     /// Held by what sessions leave behind: rollbacks and commits under way.
     leftovers: watch::Sender<()>,
 }
@@ -160,6 +162,7 @@ impl Server {
             random: RandomState::new(),
             counter: AtomicU64::new(1),
             is_stopping: watch::Sender::new(false),
+            queries: Handle::current(),
             leftovers: watch::Sender::new(()),
         };
         Ok(Server { listener, address, config, shared: Arc::new(shared), services: HashMap::new() })
@@ -175,6 +178,15 @@ impl Server {
     pub fn with_cluster(mut self, cluster: impl Into<String>) -> Server {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.cluster = cluster.into();
+        }
+        self
+    }
+
+    /// Runs fragments and other long requests on a runtime of their own. Before `shards`.
+    #[must_use]
+    pub fn with_queries(mut self, queries: Handle) -> Server {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.queries = queries;
         }
         self
     }

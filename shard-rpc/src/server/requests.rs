@@ -10,18 +10,20 @@ use std::{
     time::Duration,
 };
 
+use arrow::record_batch::RecordBatch;
 use bytes::BytesMut;
 use cortex_shard_api::{
     ShardError, ShardId, TableDescriptor,
     client::{
-        Fragment, FragmentRequest, GetRequest, LockRowsRequest, ScanRowsRequest, ScanSpec,
-        ShardClient, WriteOutcome, WriteRequest,
+        BatchStream, Fragment, FragmentRequest, GetRequest, LockRowsRequest, ScanRowsRequest,
+        ScanSpec, ShardClient, WriteOutcome, WriteRequest,
     },
     copies::ChangesRequest,
     moves::{ApplyMoving, HoldRanges, MovingFrom, MovingRequest, TableRanges},
 };
-use futures::{FutureExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::Serialize;
+use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::session::{Session, Turn};
 use crate::protocol::{
@@ -267,7 +269,7 @@ fn work(session: &Arc<Session>, tables: &Tables, id: u64, call: Call) -> Result<
             ask(shard, move |shard| async move {
                 let forget = Unfetched { session: session.clone(), id, is_running: false };
                 let batches = shard.execute(request).await?;
-                session.keep_batches(id, batches)?;
+                session.keep_batches(id, ahead(shard.id(), batches))?;
                 forget.runs();
                 Ok(())
             })
@@ -418,5 +420,59 @@ impl Drop for Unfetched {
         if !self.is_running {
             self.session.drop_batches(self.id);
         }
+    }
+}
+
+/// Batches that a fragment may be ahead of who fetches them.
+const BATCHES_AHEAD: usize = 2;
+
+/// What a fragment has made.
+enum Made {
+    Batch(Result<RecordBatch, ShardError>),
+    /// Without it, the fragment was cut off.
+    End,
+}
+
+/// Runs a fragment in a task of its own, on the runtime of the request that began it: making a batch may take long and does not
+/// yield. Dropping the stream ends it.
+fn ahead(shard: ShardId, batches: BatchStream) -> BatchStream {
+    let (made, receiver) = mpsc::channel(BATCHES_AHEAD);
+    let mut batches = AssertUnwindSafe(batches).catch_unwind();
+    let task = tokio::spawn(async move {
+        while let Some(batch) = batches.next().await {
+            let batch = batch.unwrap_or_else(|_panic| {
+                let what = "a fragment failed in a way it should not".to_owned();
+                Err(ShardError::Internal { shard, what })
+            });
+            let is_last = batch.is_err();
+            if made.send(Made::Batch(batch)).await.is_err() || is_last {
+                return;
+            }
+        }
+        // Nobody listens any more, or everybody knows.
+        let _ = made.send(Made::End).await;
+    });
+    let running = AbortOnDropHandle(task.abort_handle());
+    let stream = futures::stream::unfold(Some((receiver, running)), move |state| async move {
+        let (mut receiver, running) = state?;
+        match receiver.recv().await {
+            Some(Made::Batch(Ok(batch))) => Some((Ok(batch), Some((receiver, running)))),
+            Some(Made::Batch(Err(error))) => Some((Err(error), None)),
+            Some(Made::End) => None,
+            None => {
+                let reason = "the fragment was cut off".to_owned();
+                Some((Err(ShardError::Unavailable { shard, reason }), None))
+            }
+        }
+    });
+    Box::pin(stream)
+}
+
+/// Ends a task with its owner.
+struct AbortOnDropHandle(AbortHandle);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

@@ -68,6 +68,7 @@ pub(crate) struct Session {
     /// Cancelled when the session ends.
     pub ended: CancellationToken,
     runtime: Handle,
+    queries: Handle,
     leftovers: watch::Sender<()>,
 }
 
@@ -336,6 +337,7 @@ fn accept(shared: &Shared, hello: &[u8]) -> Result<Arc<Session>, Refusal> {
         state: Mutex::default(),
         ended: CancellationToken::new(),
         runtime: Handle::current(),
+        queries: shared.queries.clone(),
         leftovers: shared.leftovers.clone(),
     });
     sessions.insert(id, Arc::downgrade(&session));
@@ -470,7 +472,7 @@ impl SessionStream {
                 return Ok(());
             }
         };
-        let is_uncancellable = call.is_uncancellable();
+        let (is_uncancellable, is_long) = (call.is_uncancellable(), call.is_long());
         let is_full = self.session.state.lock().running.len() >= RUNNING_MAX;
         if is_full && !is_uncancellable {
             let error = ShardError::LimitExceeded {
@@ -497,7 +499,8 @@ impl SessionStream {
         let session = self.session.clone();
         let leftover = is_uncancellable.then(|| session.leftovers.subscribe());
         let mut state = self.session.state.lock();
-        let task = self.session.runtime.spawn(async move {
+        let runtime = if is_long { &self.session.queries } else { &self.session.runtime };
+        let task = runtime.spawn(async move {
             let body = work.await;
             session.state.lock().running.remove(&id);
             session.answer(id, &body, true);
