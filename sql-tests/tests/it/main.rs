@@ -1,6 +1,7 @@
 //! The SQL tests: one binary, because each would link the same crates again.
 
 mod catalog;
+mod change_kind;
 mod clients;
 mod copy;
 mod differential;
