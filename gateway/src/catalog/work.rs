@@ -152,7 +152,7 @@ struct Conversion<'a> {
 impl Conversion<'_> {
     async fn run(&self, shards: &mut BTreeSet<ShardId>) -> Result<(), PgError> {
         let sources = written_shards(self.from);
-        let total = self.expect_all(&sources).await?;
+        let total = self.expect_all(&sources, shards).await?;
         if let Some(progress) = self.progress {
             progress.copying(total);
         }
@@ -184,12 +184,23 @@ impl Conversion<'_> {
     }
 
     /// Every shard that will be needed must answer, before the first row is written. Returns the number of rows.
-    async fn expect_all(&self, sources: &[ShardId]) -> Result<u64, PgError> {
+    async fn expect_all(
+        &self,
+        sources: &[ShardId],
+        shards: &mut BTreeSet<ShardId>,
+    ) -> Result<u64, PgError> {
         let mut total = 0;
+        let targets = written_shards(&self.to);
         for id in self.to.shards().into_iter().chain(sources.iter().copied()) {
             let client = self.store.shard(id)?;
             if let Some(reason) = client.status().await?.poisoned {
                 return Err(ShardError::Poisoned { shard: id, reason }.into());
+            }
+            if targets.contains(&id) {
+                // Nobody else has the table there, so nobody is waited for; and its rows need no locks of their own.
+                shards.insert(id);
+                let (request, exclusive) = (&self.context.request, TableLock::Exclusive);
+                client.lock_table(request, self.to.oid, exclusive).await?;
             }
         }
         for source in sources {

@@ -42,17 +42,16 @@ impl Session {
                 return Err(not_without(error, needed));
             }
             let found = match self.find_down(&run, &shards_of(&physical)).await {
-                Ok(()) => {
-                    let mut batches = run.stream(physical)?;
-                    match batches.next().await {
-                        Some(Err(error)) if error.is_stale => return Err(error),
+                Ok(()) => match run.first_answers(physical).await {
+                    Err(error) => vec![error],
+                    Ok(mut batches) => match batches.next().await {
                         Some(Err(error)) => vec![error],
                         first => {
                             self.notices.extend(notice(&missing));
                             return Ok(Box::pin(stream::iter(first).chain(batches)));
                         }
-                    }
-                }
+                    },
+                },
                 Err(found) => found,
             };
             for error in found {
