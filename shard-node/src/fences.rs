@@ -15,7 +15,7 @@
 //! nothing of what the newer one does (the rows that a move brought, the entries of a new index).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -94,41 +94,90 @@ pub(crate) fn ops(fences: &BTreeMap<FenceKey, u64>) -> impl Iterator<Item = Op> 
     })
 }
 
-/// The versions of one fence, both ascending.
+/// Tables whose writers a fence lets commit what they wrote before it: a hold has kept them out of all that moves.
+pub(crate) type Excused = Option<Arc<HashSet<Oid>>>;
+
+/// With which version a transaction has written a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub table: Oid,
+    pub key: FenceKey,
+    pub version: u64,
+}
+
+/// A fence that is raised from an entry of the log on.
+#[derive(Clone, Debug)]
+pub(crate) struct Raised {
+    pub key: FenceKey,
+    pub version: u64,
+    pub index: LogIndex,
+    pub excused: Excused,
+}
+
+impl Raised {
+    /// Whether what was written so must not be committed behind this fence.
+    pub(crate) fn forbids(&self, used: &Used) -> bool {
+        self.key == used.key && forbids(self.version, &self.excused, used)
+    }
+}
+
+fn forbids(version: u64, excused: &Excused, used: &Used) -> bool {
+    used.version < version && excused.as_ref().is_none_or(|tables| !tables.contains(&used.table))
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    index: LogIndex,
+    version: u64,
+    excused: Excused,
+}
+
+/// The versions of one fence, ascending.
 #[derive(Clone, Debug, Default)]
 struct History {
-    entries: Vec<(LogIndex, u64)>,
+    entries: Vec<Entry>,
     /// Views from before are too old to be judged.
     known_from: LogIndex,
 }
 
 impl History {
     fn current(&self) -> u64 {
-        self.entries.last().map_or(0, |(_, version)| *version)
+        self.entries.last().map_or(0, |entry| entry.version)
     }
 
-    fn raise(&mut self, version: u64, index: LogIndex) {
+    fn raise(&mut self, version: u64, index: LogIndex, excused: Excused) {
         if version <= self.current() {
             return;
         }
+        let entry = Entry { index, version, excused };
         match self.entries.last_mut() {
-            Some(last) if last.0 >= index => last.1 = version,
-            Some(_) | None => self.entries.push((index, version)),
+            // Nobody sees a view in between, and only what both excuse is excused.
+            Some(last) if last.index >= index => {
+                *last = Entry { index: last.index, excused: None, ..entry };
+            }
+            Some(_) | None => self.entries.push(entry),
         }
         if self.entries.len() > HISTORY_MAX {
             self.entries.remove(0);
-            self.known_from = self.entries.first().map_or(index, |(first, _)| *first);
+            self.known_from = self.entries.first().map_or(index, |first| first.index);
         }
     }
 
     /// Whether a view that shows the log up to `at` may serve a request of this version.
     fn serves(&self, at: LogIndex, version: u64) -> bool {
-        let position = self.entries.partition_point(|(index, _)| *index <= at);
+        let position = self.entries.partition_point(|entry| entry.index <= at);
         let least = position.checked_sub(1).and_then(|before| self.entries.get(before));
         let next = self.entries.get(position);
         at >= self.known_from
-            && least.is_none_or(|(_, least)| version >= *least)
-            && next.is_none_or(|(_, next)| version < *next)
+            && least.is_none_or(|least| version >= least.version)
+            && next.is_none_or(|next| version < next.version)
+    }
+
+    /// Whether what was written so must not be committed any more.
+    fn forbids(&self, used: &Used) -> bool {
+        let is_forgotten = self.known_from > LogIndex(0)
+            && self.entries.first().is_some_and(|first| used.version < first.version);
+        is_forgotten || self.entries.iter().any(|it| forbids(it.version, &it.excused, used))
     }
 }
 
@@ -158,14 +207,15 @@ impl Fences {
             let Some((key, version)) = FenceKey::of_stored(&key).zip(version) else {
                 return Err(StorageError::Corrupt("a fence is not what was written".to_owned()));
             };
-            fences.raise(key, version, LogIndex(0));
+            fences.raise(Raised { key, version, index: LogIndex(0), excused: None });
         }
         Ok(fences)
     }
 
-    /// Raises a fence for views from `index` on. Called before such a view can be had.
-    pub(crate) fn raise(&self, key: FenceKey, version: u64, index: LogIndex) {
-        self.0.histories.write().entry(key).or_default().raise(version, index);
+    /// Raises a fence for views from its entry on. Called before such a view can be had.
+    pub(crate) fn raise(&self, raised: Raised) {
+        let Raised { key, version, index, excused } = raised;
+        self.0.histories.write().entry(key).or_default().raise(version, index, excused);
         self.0.is_used.store(true, Ordering::Release);
     }
 
@@ -209,12 +259,13 @@ impl Fences {
     }
 
     /// Refuses what was written under versions that are not served any more.
-    pub(crate) fn check_used(&self, used: &[(FenceKey, u64)]) -> Result<(), ShardError> {
-        let is_used = self.0.is_used.load(Ordering::Acquire);
-        if is_used && used.iter().any(|(key, version)| *version < self.current(*key)) {
-            return Err(passed_by());
+    pub(crate) fn check_used(&self, used: &[Used]) -> Result<(), ShardError> {
+        if !self.0.is_used.load(Ordering::Acquire) {
+            return Ok(());
         }
-        Ok(())
+        let histories = self.0.histories.read();
+        let forbids = |used: &Used| histories.get(&used.key).is_some_and(|it| it.forbids(used));
+        if used.iter().any(forbids) { Err(passed_by()) } else { Ok(()) }
     }
 
     /// Refuses a write that was planned with an older version.
@@ -235,9 +286,9 @@ mod tests {
     fn a_view_is_judged_by_its_own_time() {
         let mut history = History::default();
         assert!(history.serves(LogIndex(5), 0) && history.serves(NOW, 7));
-        history.raise(3, LogIndex(40));
-        history.raise(2, LogIndex(50));
-        history.raise(4, LogIndex(70));
+        history.raise(3, LogIndex(40), None);
+        history.raise(2, LogIndex(50), None);
+        history.raise(4, LogIndex(70), None);
         let serves = |at| (0..6).filter(|v| history.serves(LogIndex(at), *v)).collect::<Vec<_>>();
         assert_eq!(serves(39), [0, 1, 2]);
         assert_eq!(serves(40), [3]);
@@ -249,9 +300,23 @@ mod tests {
     fn what_the_history_has_forgotten_is_refused() {
         let mut history = History::default();
         for n in 1..=HISTORY_MAX as u64 + 2 {
-            history.raise(n, LogIndex(n * 10));
+            history.raise(n, LogIndex(n * 10), None);
         }
         assert!(!(0..30).any(|version| history.serves(LogIndex(25), version)));
         assert!(history.serves(LogIndex(30), 3) && history.serves(LogIndex(45), 4));
+    }
+
+    #[test]
+    fn who_was_kept_out_of_what_moved_commits_behind_the_fence() {
+        let mut history = History::default();
+        let moved = Some(Arc::new(HashSet::from([Oid(1)])));
+        history.raise(2, LogIndex(10), moved.clone());
+        let key = FenceKey::Placement(Oid(7));
+        let used = |table, version| Used { table: Oid(table), key, version };
+        assert!(!history.forbids(&used(1, 1)) && history.forbids(&used(2, 1)));
+        history.raise(3, LogIndex(20), None);
+        assert!(history.forbids(&used(1, 1)) && history.forbids(&used(1, 2)));
+        history.raise(4, LogIndex(30), moved);
+        assert!(history.forbids(&used(1, 2)) && !history.forbids(&used(1, 3)));
     }
 }

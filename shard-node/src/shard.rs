@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     exec::FragmentRunner,
-    fences::{FenceKey, Fences},
+    fences::{FenceKey, Fences, Raised},
     maintenance::{DROPS_MAX, Maintenance, Task},
     moves::{self, Moves, hold::Wanted},
     recovery::{OpenError, OpenReport, Parts, ShardConfig, recover},
@@ -402,7 +402,7 @@ impl Shard {
             let versions = std::mem::take(&mut txn.state.lock().versions);
             let applied = self.core.published.load().applied;
             for (key, version) in versions {
-                self.core.fences.raise(key, version, applied);
+                self.core.fences.raise(Raised { key, version, index: applied, excused: None });
             }
             self.core.locks.release_all(txn.id, true);
             return Ok(applied);
@@ -646,8 +646,9 @@ impl ShardClient for Shard {
             }
             while !holds.enter(id, table, Wanted::Keys(std::slice::from_ref(key))) {
                 holds.wait(id, table, Wanted::Keys(std::slice::from_ref(key))).await;
-                self.core.fences.check_now(self.core.id, &request.table)?;
             }
+            self.core.locks.check_doomed(id)?;
+            self.core.fences.check_now(self.core.id, &request.table)?;
             let row = self.live_view(&txn).row(key);
             locked.push(match row.map_err(|error| self.core.storage_error(error))? {
                 Some(row) if row.version == *seen => LockedRow::Same(row),

@@ -4,7 +4,8 @@
 //! locks. So one of the two sees the other: a transaction either counts as inside, and is waited for, or it waits itself. Who is
 //! inside goes on as before until the grace is over; then it is doomed (`LockManager::doom`) and cannot commit any more. What was
 //! committed before is in the log once the sequencer has passed a barrier. Not here: that writers with an old map are refused
-//! afterwards (`fences`); a hold only makes the time until then short and quiet.
+//! afterwards (`fences`); a hold makes the time until then short and quiet. A fence that is raised under a complete hold lets
+//! those commit who wrote other parts of the tables (`seal`): nothing that moved can be theirs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::Ranges;
-use crate::{shard::Shard, txn::sequencer::Request};
+use crate::{fences::Excused, shard::Shard, txn::sequencer::Request};
 
 /// How often a hold looks whether the transactions inside have ended: much less than a stall that anybody notices.
 const TICK: Duration = Duration::from_millis(1);
@@ -39,7 +40,11 @@ struct Hold {
     ranges: Ranges,
     /// The tables, each with whether every writer of it counts as inside: rows without a primary key are not locked.
     tables: HashMap<Oid, bool>,
+    /// The placements that it is a cutover of, with the epochs that it began with.
+    placements: Vec<(Oid, u64)>,
     deadline: Instant,
+    /// The sequencer is raising the fence that follows: it does not end before that stands.
+    is_sealed: AtomicBool,
     inside: Mutex<Inside>,
     /// Set when it ends.
     is_over: watch::Sender<bool>,
@@ -54,6 +59,10 @@ struct Inside {
 
 impl Hold {
     fn is_in_force(&self) -> bool {
+        self.is_sealed.load(Ordering::SeqCst) || self.is_within_its_time()
+    }
+
+    fn is_within_its_time(&self) -> bool {
         Instant::now() < self.deadline && !*self.is_over.borrow()
     }
 
@@ -105,6 +114,9 @@ impl Holds {
             let until = tokio::time::Instant::from_std(hold.deadline);
             // Over, or its time is up: both are looked at again.
             let _ = tokio::time::timeout_at(until, is_over.wait_for(|is_over| *is_over)).await;
+            if hold.is_in_force() {
+                tokio::time::sleep(TICK).await;
+            }
         }
     }
 
@@ -133,6 +145,36 @@ impl Holds {
             active.remove(before).is_over.send_replace(true);
         }
         true
+    }
+
+    /// Before a fence of a placement is raised: if a hold has kept all writers out of what moves, those who wrote other parts
+    /// of its tables may commit behind the fence. The hold stands until `unseal`.
+    pub(crate) fn seal(&self, placement: Oid, version: u64) -> Excused {
+        if !self.is_used.load(Ordering::SeqCst) {
+            return None;
+        }
+        let active = self.active.read();
+        let is_of = |hold: &&Arc<Hold>| {
+            hold.placements.iter().any(|(id, epoch)| *id == placement && epoch + 1 == version)
+        };
+        let mut holds = active.iter().filter(is_of);
+        let (Some(hold), None) = (holds.next(), holds.next()) else { return None };
+        let was_sealed = hold.is_sealed.swap(true, Ordering::SeqCst);
+        if !(hold.is_within_its_time() && hold.inside.lock().is_drained) {
+            hold.is_sealed.store(was_sealed, Ordering::SeqCst);
+            return None;
+        }
+        Some(Arc::new(hold.tables.keys().copied().collect()))
+    }
+
+    /// The fences stand.
+    pub(crate) fn unseal(&self) {
+        let mut active = self.active.write();
+        active.retain(|hold| {
+            hold.is_sealed.store(false, Ordering::SeqCst);
+            hold.is_in_force()
+        });
+        self.is_used.store(!active.is_empty(), Ordering::SeqCst);
     }
 
     /// Ends the holds of a move.
@@ -175,6 +217,8 @@ pub(crate) async fn hold(shard: &Shard, request: HoldRanges) -> Result<LogIndex,
         id,
         ranges,
         tables: oids,
+        placements: tables.iter().map(|it| (it.table.placement_id(), it.table.epoch())).collect(),
+        is_sealed: AtomicBool::new(false),
         deadline: started + limit.min(LIMIT_MAX),
         inside: Mutex::default(),
         is_over: watch::Sender::new(false),

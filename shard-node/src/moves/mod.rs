@@ -181,6 +181,13 @@ impl Moves {
         self.leases.lock().insert(id, (after, Instant::now()));
     }
 
+    /// Keeps the log for a reader that will read it from the end of a snapshot on, or from where it was before.
+    fn lease_snapshot(&self, id: MoveId, applied: LogIndex) {
+        let mut leases = self.leases.lock();
+        let after = leases.get(&id).map_or(applied, |(after, _)| applied.min(*after));
+        leases.insert(id, (after, Instant::now()));
+    }
+
     /// How far the log may be purged.
     pub(crate) fn purge_limit(&self, index: LogIndex) -> LogIndex {
         let mut leases = self.leases.lock();

@@ -40,7 +40,7 @@ pub(crate) async fn read(shard: &Shard, request: MovingRequest) -> Result<Moving
         MovingFrom::Snapshot { snapshot, start } => {
             let context = RequestContext { snapshot: Some(snapshot), ..RequestContext::default() };
             let view = shard.view(&context)?;
-            core.moves.lease(id, view.applied());
+            core.moves.lease_snapshot(id, view.applied());
             let read = move || {
                 let page = page(&view, &ranges, start);
                 page.map_err(|error| storage_error(core.id, error))

@@ -16,11 +16,15 @@ mod fences;
 
 mod foreign_keys;
 
+mod holds;
+
 mod locks;
 
 mod model;
 
 mod moves;
+
+mod moving;
 
 mod speed;
 

@@ -36,8 +36,8 @@ const SEEDS: std::ops::Range<u64> = 0..150;
 /// What clients and the coordinator do in a run before everything is brought to its end.
 const ROUNDS: usize = 160;
 
-const SHARDS: [ShardId; 2] = [ShardId(1), ShardId(2)];
-const GROUP: Oid = Oid(7);
+pub(super) const SHARDS: [ShardId; 2] = [ShardId(1), ShardId(2)];
+pub(super) const GROUP: Oid = Oid(7);
 const TENANTS: i32 = 12;
 
 /// Requests may wait for a hold; a client gives up soon.
@@ -53,13 +53,13 @@ type Changes = Vec<((i32, i32), Option<i32>)>;
 
 /// Who owns the slots that move, and the version of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Map {
-    epoch: u64,
-    owner: ShardId,
+pub(super) struct Map {
+    pub epoch: u64,
+    pub owner: ShardId,
 }
 
 /// Tables `(tenant, id, u)` with a primary key and unique `u`s, and `(tenant, u)` without any key.
-fn tables(map: Map) -> [Arc<TableDescriptor>; 2] {
+pub(super) fn tables(map: Map) -> [Arc<TableDescriptor>; 2] {
     let mut owner = vec![map.owner; usize::from(SLOTS)];
     owner[usize::from(SLOTS) / 2..].fill(SHARDS[0]);
     let slots = Arc::new(SlotMap { group: GROUP, epoch: map.epoch, owner });
@@ -86,7 +86,7 @@ fn tables(map: Map) -> [Arc<TableDescriptor>; 2] {
 }
 
 /// The slots that move, of both tables.
-fn ranges(map: Map) -> Vec<TableRanges> {
+pub(super) fn ranges(map: Map) -> Vec<TableRanges> {
     let of = |table: Arc<TableDescriptor>| {
         let at = |slot| Bytes::copy_from_slice(&key::slot_prefix(table.storage, slot));
         let slot = cortex_shard_api::ids::Slot;
@@ -95,7 +95,7 @@ fn ranges(map: Map) -> Vec<TableRanges> {
     tables(map).into_iter().map(of).collect()
 }
 
-fn three(tenant: i32, id: i32, u: i32) -> Row {
+pub(super) fn three(tenant: i32, id: i32, u: i32) -> Row {
     vec![Datum::Int4(tenant), Datum::Int4(id), Datum::Int4(u)]
 }
 

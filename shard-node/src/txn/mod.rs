@@ -28,7 +28,10 @@ use cortex_shard_api::{LogIndex, Oid, ShardId, StorageId, TableDescriptor, TxnId
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
-use crate::{fences::FenceKey, moves::Step};
+use crate::{
+    fences::{FenceKey, Used},
+    moves::Step,
+};
 use write_set::WriteSet;
 
 /// A transaction as one shard knows it.
@@ -49,7 +52,7 @@ pub(crate) struct TxnState {
     /// Tables that it holds exclusively: it may be changing their schema.
     pub exclusive: HashSet<Oid>,
     /// The oldest versions with which it has written: no fence may pass them before it commits.
-    pub used: SmallVec<[(FenceKey, u64); 2]>,
+    pub used: SmallVec<[Used; 2]>,
     /// Fences that it raises, each with the mark of its statement.
     pub fences: Vec<(u32, FenceKey, u64)>,
     /// Versions of tables that it wrote while it held them exclusively. They bind others once it commits, until a restart.
@@ -78,9 +81,10 @@ impl TxnState {
     /// Notes with which versions it writes a table.
     pub(crate) fn note_used(&mut self, table: &TableDescriptor) {
         for (key, version) in FenceKey::of_table(table) {
-            match self.used.iter_mut().find(|(used, _)| *used == key) {
-                Some((_, least)) => *least = (*least).min(version),
-                None => self.used.push((key, version)),
+            let used = Used { table: table.oid, key, version };
+            match self.used.iter_mut().find(|it| it.key == key && it.table == table.oid) {
+                Some(known) => known.version = version.min(known.version),
+                None => self.used.push(used),
             }
         }
     }

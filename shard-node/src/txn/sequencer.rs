@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Follows, Txn, locks::LockManager, snapshot::Published, write_set::FinalWrite};
 use crate::{
     entry::{self, CHUNK_BYTES, Entry, OpWriter},
-    fences::{self, FenceKey, Fences},
+    fences::{self, FenceKey, Fences, Raised, Used},
     log::{Entry as LogEntry, LogError, ShardLog},
     moves::{self, MoveChange, Moves, Step},
     recovery::Applier,
@@ -194,7 +194,7 @@ struct Group {
     /// Positions of copies that it reaches.
     copies: Vec<(ShardId, LogIndex)>,
     /// Fences that it raises, in the order of the log.
-    fences: Vec<(FenceKey, u64, LogIndex)>,
+    fences: Vec<Raised>,
     /// What it changes of what is known about moves.
     moves: Vec<MoveChange>,
     /// Its last write of the meta shard.
@@ -373,7 +373,8 @@ impl Sequencer {
         group.copies.extend(follows.map(|follows| (follows.source, follows.to)));
         group.moves.extend(moving.map(|step| MoveChange::Reached(step.id, step.to)));
         let raised = fences.into_iter().chain(versions);
-        group.fences.extend(raised.map(|(key, version)| (key, version, index)));
+        let raised = raised.map(|(key, version)| Raised { key, version, index, excused: None });
+        group.fences.extend(raised);
         Ok(index)
     }
 
@@ -442,12 +443,9 @@ impl Sequencer {
     }
 
     /// Refuses the commit of what was written under a version that a fence has passed since.
-    fn check_used(&self, group: &Group, used: &[(FenceKey, u64)]) -> Result<(), ShardError> {
+    fn check_used(&self, group: &Group, used: &[Used]) -> Result<(), ShardError> {
         self.core.fences.check_used(used)?;
-        let is_passed = |key, version| {
-            group.fences.iter().any(|(raised, by, _)| *raised == key && *by > version)
-        };
-        if used.iter().any(|(key, version)| is_passed(*key, *version)) {
+        if group.fences.iter().any(|raised| used.iter().any(|used| raised.forbids(used))) {
             return Err(fences::passed_by());
         }
         Ok(())
@@ -466,7 +464,7 @@ impl Sequencer {
         let stands = |key, version| {
             let mut raised = group.fences.iter();
             version <= self.core.fences.current(key)
-                || raised.any(|(raised, by, _)| *raised == key && *by >= version)
+                || raised.any(|raised| raised.key == key && raised.version >= version)
         };
         fences.retain(|key, version| !stands(*key, *version));
         if fences.is_empty() {
@@ -482,7 +480,14 @@ impl Sequencer {
         let mut writer = OpWriter::batch(&[]);
         fences::ops(&fences).for_each(|op| put_op(&mut writer, &op));
         let index = self.push(group, writer.finish());
-        group.fences.extend(fences.into_iter().map(|(key, version)| (key, version, index)));
+        for (key, version) in fences {
+            // Until the fence stands, the hold does.
+            let excused = match key {
+                FenceKey::Placement(id) => self.core.moves.holds.seal(id, version),
+                FenceKey::Shape(_) => None,
+            };
+            group.fences.push(Raised { key, version, index, excused });
+        }
         group.answers.push(Answer::Write { index, reply: Some(reply) });
     }
 
@@ -615,6 +620,9 @@ impl Sequencer {
                     self.core.storage_error(error)
                 })
             });
+        if group.fences.iter().any(|raised| raised.excused.is_some()) {
+            self.core.moves.holds.unseal();
+        }
         if done.is_err() {
             // Whatever failed, some of it may have reached the disk, and a restart would find it there.
             self.refuse(group, &ShardError::OutcomeUnknown { shard: self.core.id });
@@ -656,8 +664,8 @@ impl Sequencer {
         let mut counters = self.core.counters.lock();
         changes.iter().for_each(|change| counters.change(change));
         drop(counters);
-        for (key, version, index) in &group.fences {
-            self.core.fences.raise(*key, *version, *index);
+        for raised in &group.fences {
+            self.core.fences.raise(raised.clone());
         }
         let snapshot = self.core.storage.snapshot();
         self.core.published.store(Arc::new(Published { snapshot, applied }));

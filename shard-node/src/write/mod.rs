@@ -35,7 +35,7 @@ pub(crate) use build::{build_index, rewrite_table};
 pub(crate) use constraints::{IndexEntry, entries};
 
 use crate::{
-    fences::FenceKey,
+    fences::Used,
     moves::hold::Wanted,
     scan::is_owned,
     shard::Shard,
@@ -137,7 +137,7 @@ struct Undo<'a> {
     is_own: bool,
     is_armed: bool,
     /// With which versions the transaction had written before.
-    used: SmallVec<[(FenceKey, u64); 2]>,
+    used: SmallVec<[Used; 2]>,
 }
 
 impl<'a> Undo<'a> {
@@ -323,7 +323,8 @@ impl<'a> Statement<'a> {
         while !holds.enter(self.txn.id, table, Wanted::Keys(keys)) {
             self.wait_outside(table, keys).await?;
         }
-        self.shard.core.locks.check_doomed(self.txn.id)
+        // A hold that is not there any more may have ended with a fence.
+        self.check_again(table)
     }
 
     /// After a wait, the rows may be another shard's.
