@@ -265,6 +265,19 @@ impl World {
                 let gone = (100..400).filter(|id| self.seen(txn, (tenant, *id)).is_some());
                 gone.take(40).map(|id| ((tenant, id), None)).collect()
             }
+            // As two rows, but so many that their transaction is read in parts.
+            6 => {
+                let all = (100..400).filter_map(|id| Some((id, self.seen(txn, (tenant, id))?)));
+                let all: Vec<(i32, i32)> = all.collect();
+                if all.len() < 80 {
+                    return Ok(());
+                }
+                let pairs = || all[..40].iter().zip(all[all.len() - 40..].iter().rev());
+                let gone = pairs().flat_map(|(low, high)| [low.0, high.0]);
+                let new = pairs().flat_map(|(low, high)| [(low.0, high.1), (high.0, low.1)]);
+                let new = new.map(|(id, u)| ((tenant, id), Some(u)));
+                gone.map(|id| ((tenant, id), None)).chain(new).collect()
+            }
             5 => return self.add_keyless(txn, tenant, map).await,
             _ => {
                 let at = (tenant, self.rng.random_range(0..8));
@@ -276,9 +289,12 @@ impl World {
                 }
             }
         };
-        let is_load = plan.len() > 8 && plan.iter().all(|(_, u)| u.is_some());
-        let steps: Vec<Changes> =
-            if is_load { vec![plan] } else { plan.into_iter().map(|step| vec![step]).collect() };
+        // Deletions one by one, many new rows at once.
+        let n_gone = plan.iter().take_while(|(_, u)| u.is_none()).count();
+        let is_load = plan.len() - n_gone > 8;
+        let (gone, new) = plan.split_at(if is_load { n_gone } else { plan.len() });
+        let mut steps: Vec<Changes> = gone.iter().map(|step| vec![*step]).collect();
+        steps.extend((!new.is_empty()).then(|| new.to_vec()));
         for step in steps {
             txn.mark += 1;
             loop {
@@ -454,7 +470,7 @@ impl World {
                 if self.chance(40) {
                     return self.abort().await;
                 }
-                if self.step(self.map).await? && self.chance(3) {
+                if self.step(self.map).await? && self.chance(2) {
                     self.phase = Phase::Cutover;
                 }
                 Ok(())
@@ -561,24 +577,33 @@ impl World {
         // The fences may be there from an attempt before; what is planned with this epoch passes either way.
         let raised = Map { epoch: map.epoch + 1, owner: map.owner };
         let (source, target) = (self.shard(self.from), self.shard(self.target()));
-        let hold = HoldRanges { id, tables: ranges(map), grace: GRACE, limit: LIMIT };
+        let is_short = self.chance(3);
+        let limit = if is_short { 2 * GRACE } else { LIMIT };
+        let hold = HoldRanges { id, tables: ranges(map), grace: GRACE, limit };
         let held = source.hold_ranges(hold).await?;
         // Nothing changes in the ranges behind this, as long as the hold lasts.
         let before = moving_rows(&source);
         self.lose()?;
         self.drain(raised, held).await?;
-        // Clients that try now wait, or have a part that does not move.
-        self.work().await;
-        self.commit().await;
-        assert!(self.shard(self.from).core.poison.get().is_none());
-        if Arc::ptr_eq(&source, &self.shard(self.from)) {
+        // Clients that try now wait, or have a part that does not move. Or the hold ends too early.
+        if is_short {
+            tokio::time::sleep(2 * GRACE).await;
+        }
+        self.serve().await;
+        if !is_short && Arc::ptr_eq(&source, &self.shard(self.from)) {
             assert_eq!(moving_rows(&source), before, "a write behind a hold");
         }
         let fence = || vec![Fence::Placement { id: GROUP, epoch: map.epoch + 1 }];
         self.shard(self.target()).fence(&own(), fence()).await?;
         self.lose()?;
+        if self.chance(3) {
+            self.serve().await;
+        }
         let fenced = self.shard(self.from).fence(&own(), fence()).await?;
         self.lose()?;
+        if self.chance(3) {
+            self.serve().await;
+        }
         // Should the hold have ended before: behind the fence nothing can have changed either.
         self.drain(raised, fenced).await?;
         drop(target);
@@ -587,6 +612,16 @@ impl World {
         self.n_moved += 1;
         self.lose()?;
         self.shard(self.from).release_ranges(id).await
+    }
+
+    /// What clients do at a bad moment.
+    async fn serve(&mut self) {
+        for _ in 0..self.rng.random_range(1..4) {
+            self.work().await;
+        }
+        if self.rng.random() {
+            self.commit().await;
+        }
     }
 
     async fn drain(&mut self, map: Map, until: LogIndex) -> Done {
