@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Where an answer is cut. Tests cut small, so that transactions of many parts stay quick.
-const ANSWER_BYTES: usize = if cfg!(test) { 6 << 10 } else { CHANGES_BYTES };
+const ANSWER_BYTES: usize = if cfg!(test) { 1 << 10 } else { CHANGES_BYTES };
 
 /// Log bytes looked through for one answer: a reader that finds nothing for so long is told how far it got.
 const LOOKED_THROUGH_BYTES: usize = 32 << 20;
