@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use cortex_shard_api::{
     Datum, LogIndex, MoveId, Oid, ShardError, ShardId, SqlType, StorageId, TableDescriptor, TxnId,
-    client::{RequestContext, SequenceSpec, SequenceState, ShardClient},
+    client::{RequestContext, SequenceSpec, SequenceState, ShardClient, WriteOp},
     copies::CopyCursor,
     descriptor::{Placement, RangeMap},
     key,
@@ -338,4 +338,47 @@ async fn a_descriptor_that_is_too_old_is_not_copied_with() {
     let plain = Arc::new(TableDescriptor { indexes: vec![], ..newer });
     assert_eq!(self::rows(&target.shard, own(), &plain).await.len(), 3);
     assert!(next.after > LogIndex(0));
+}
+
+#[tokio::test]
+async fn rows_that_exchange_unique_values_in_parts_of_a_transaction_keep_their_entries() {
+    let (source, target) = (Node::new(SOURCE), Node::new(TARGET));
+    let t = Arc::new(home(SOURCE));
+    fill(&source.shard, &t, 0..200).await;
+    copy(&source.shard, &target.shard, &whole(&t)).await;
+    for id in 0..200 {
+        let key = key::row_key_from_primary_key(&t, &[Datum::Int4(id)]);
+        let op = WriteOp::DeleteByKey { key, predicate: None, parameters: Arc::from([]) };
+        write(&source.shard, in_txn(1, 1), &t, op).await.expect("deleted");
+    }
+    let row = |id| vec![Datum::Int4(id), Datum::Int4(200 - id), Datum::Int4(id % 5)];
+    let all = insert((0..200).map(row).collect());
+    write(&source.shard, in_txn(1, 2), &t, all).await.expect("rows");
+    source.shard.commit(TxnId(1)).await.expect("a commit");
+    let mut n_parts = 0;
+    loop {
+        let position = target.shard.move_position(ID).await.expect("an answer");
+        let Some(MovePosition::Copying { log, .. } | MovePosition::Following { log }) = position
+        else {
+            panic!("no position");
+        };
+        let from = MovingFrom::Log { cursor: log, wait: Duration::ZERO };
+        let request = MovingRequest { id: ID, tables: whole(&t), from };
+        let Ok(MovingRows::Log { rows, next, .. }) = source.shard.read_moving(request).await else {
+            panic!("not the log");
+        };
+        if next == log {
+            break;
+        }
+        n_parts += usize::from(next.part.is_some());
+        let to = MovePosition::Following { log: next };
+        let tables = whole(&t);
+        let request = ApplyMoving { id: ID, tables, page: None, rows, from: position, to };
+        target.shard.apply_moving(request).await.expect("applied");
+    }
+    assert!(n_parts > 3, "it came in {n_parts} parts");
+    let context = own();
+    let ours = target.shard.checksum_ranges(&context, whole(&t)).await.expect("agrees");
+    let theirs = source.shard.checksum_ranges(&context, whole(&t)).await.expect("agrees");
+    assert_eq!(ours, theirs);
 }
