@@ -61,7 +61,8 @@ pub(crate) fn sequence_key(storage: StorageId) -> Bytes {
 fn sequence_op(storage: StorageId, state: SequenceState) -> Op {
     let mut value = Vec::with_capacity(9);
     value.put_i64(state.last_value);
-    value.push(FLAG_CALLED * u8::from(state.is_called) | FLAG_GONE * u8::from(state.is_gone));
+    let (called, gone) = (u8::from(state.is_called), u8::from(state.is_gone));
+    value.push((FLAG_CALLED * called) | (FLAG_GONE * gone));
     Op { keyspace: Keyspace::Meta, key: sequence_key(storage), value: Some(Bytes::from(value)) }
 }
 
