@@ -409,7 +409,11 @@ impl CatalogStore {
             return Ok(());
         }
         for id in self.data_shards() {
-            self.shard(id)?.drop_storage(orphans.clone()).await?;
+            match self.shard(id)?.drop_storage(orphans.clone()).await {
+                Ok(()) => {}
+                Err(ShardError::Unavailable { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }

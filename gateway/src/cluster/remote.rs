@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Pause after a refusal: it lasts until somebody does something about it.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
+/// Members at a time: each has a stream and a few hundred bytes.
+const SESSIONS_MAX: usize = 4096;
+
 /// Longest wait that a caller may ask the meta process for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
@@ -93,6 +96,9 @@ pub fn serve(service: Arc<MetaService>) -> Service {
     let methods = Service::new(SERVICE).streaming("session", move |join: Join| {
         let (service, sessions) = (service.clone(), sessions.clone());
         let opened = async move {
+            if sessions.lock().len() >= SESSIONS_MAX {
+                return (Err(unavailable("it has too many members")), None);
+            }
             let session = service.connect();
             let joined = match session.join(join).await {
                 Ok(joined) => joined,

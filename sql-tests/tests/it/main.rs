@@ -8,6 +8,7 @@ mod differential;
 mod embedded;
 mod gateways;
 mod generator;
+mod identity;
 mod matrix;
 mod packages;
 mod precedence;
