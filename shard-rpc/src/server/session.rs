@@ -47,8 +47,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests of a session under way; more are refused. Far more than a gateway has sessions.
 const RUNNING_MAX: usize = 1 << 15;
 
-/// Frames that are started before what is answered is sent.
-const FRAMES_PER_TURN: usize = 256;
+/// Frames that are started before what is answered is sent: some 100 microseconds of point reads.
+const FRAMES_PER_TURN: usize = 32;
 
 /// Snapshots of a session: as many as a shard leases to all.
 const SNAPSHOTS_MAX: usize = 1 << 16;
@@ -369,6 +369,8 @@ pub(super) struct SessionStream {
     message: Bytes,
     tables: Tables,
     is_over: bool,
+    /// There is more to read, but what was answered is to go out first: gRPC gathers until we have nothing.
+    must_flush: bool,
     /// Said at the end.
     failure: Option<Status>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -392,6 +394,7 @@ impl SessionStream {
             message: Bytes::new(),
             tables: Tables::default(),
             is_over: false,
+            must_flush: false,
             failure: None,
         }
     }
@@ -399,6 +402,10 @@ impl SessionStream {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         if !self.is_over && self.ended.as_mut().poll(context).is_ready() {
             self.is_over = true;
+        }
+        if std::mem::take(&mut self.must_flush) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let mut n_frames = 0;
         let mut is_waiting = false;
@@ -423,6 +430,7 @@ impl SessionStream {
         }
         let mut out = self.session.out.lock();
         if let Some(message) = out.frames.take() {
+            self.must_flush = n_frames == FRAMES_PER_TURN;
             return Poll::Ready(Some(Ok(message)));
         }
         if self.is_over {

@@ -363,3 +363,31 @@ async fn a_descriptor_travels_once_and_again_when_it_changes() {
         assert_eq!(served.shard.tables.lock().last().expect("one").1, version);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_are_under_way_at_once() {
+    let served = Served::start().await;
+    let shard = served.client().await;
+    served.shard.held.lock().insert("validate");
+    let asks = (0..500u64).map(|i| {
+        let shard = shard.clone();
+        async move {
+            let key = Bytes::from(format!("row {i:04}"));
+            let context = RequestContext { txn: Some(TxnId(i)), ..context() };
+            let request = GetRequest { context, table: table(5, 1), keys: vec![key.clone()] };
+            let rows = shard.get(request).await.expect("an answer");
+            assert_eq!(rows[0].as_ref().expect("a row").key, key);
+            shard.validate(TxnId(i)).await.expect("valid");
+        }
+    });
+    let all = futures::future::join_all(asks);
+    let opened = async {
+        eventually("all there", || {
+            let asked = served.shard.asked.lock();
+            asked.iter().filter(|asked| asked.starts_with("validate Txn")).count() == 500
+        })
+        .await;
+        served.shard.gate.add_permits(500);
+    };
+    futures::future::join(all, opened).await;
+}
