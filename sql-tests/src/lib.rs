@@ -21,6 +21,9 @@ pub mod kill9;
 /// pgbench's scripts over every placement of its tables.
 pub mod pgbench;
 
+/// Transfers whose every balance can be checked.
+pub mod transfers;
+
 /// sqllogictest over the client, and the rewriting of expectations.
 pub mod slt;
 
