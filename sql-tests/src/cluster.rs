@@ -76,7 +76,7 @@ pub struct ClusterOptions {
     /// The first gateway's port, and the meta process's; the others follow them. `None`: free ones.
     pub ports: Option<(u16, u16)>,
     /// Where each process runs.
-    pub host: fn(Node) -> Host,
+    pub host: Box<dyn Fn(Node) -> Host>,
 }
 
 impl ClusterOptions {
@@ -87,7 +87,7 @@ impl ClusterOptions {
             n_gateways,
             directory: None,
             ports: None,
-            host: |_| Host::loopback(),
+            host: Box::new(|_| Host::loopback()),
         })
     }
 }

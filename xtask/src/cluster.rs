@@ -58,8 +58,8 @@ fn directory(given: Option<PathBuf>) -> Result<PathBuf> {
 }
 
 fn target_directory() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into)
 }
 
 pub fn up(up: Up) -> Result<()> {
@@ -88,7 +88,7 @@ pub fn up(up: Up) -> Result<()> {
         n_gateways: up.gateways,
         directory: Some(directory.clone()),
         ports: Some((up.port, up.meta_port)),
-        host: |_| cluster::Host::loopback(),
+        host: Box::new(|_| cluster::Host::loopback()),
     })?;
     let mut lines = String::new();
     let nodes: Vec<Node> = cluster.nodes().collect();

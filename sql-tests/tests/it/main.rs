@@ -3,6 +3,7 @@
 mod catalog;
 mod change_kind;
 mod clients;
+mod cluster;
 mod copy;
 mod differential;
 mod embedded;

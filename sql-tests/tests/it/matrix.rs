@@ -1,5 +1,6 @@
 //! Same text, every way: each slt file over {simple, extended protocol} × {1 home shard, 4 shards with every table sharded
-//! by its primary key}, once more with every fragment as bytes (as it travels to another process), and the files of `slt/pg_compat/` over PostgreSQL too. Distribution and protocol are invisible.
+//! by its primary key}, twice more sharded in the extended protocol, with every fragment as bytes and over 3 shards that are
+//! processes, and the files of `slt/pg_compat/` over PostgreSQL too. Distribution and protocol are invisible.
 //!
 //! `CORTEX_SLT_FILE=part-of-a-path` narrows a run. `CORTEX_SLT=rewrite` writes the expectations of `pg_compat` as PostgreSQL
 //! answers, `=record` those of the other files as CortexDB answers (to be read before they land), `=mark` marks what CortexDB answers wrongly today, `=unmark` takes the marks off what is right now.
@@ -13,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use cortex_sql_tests::{
-    CortexServer,
+    ClusterServer, CortexServer,
     client::{Client, Target},
     postgres::Postgres,
     slt::{self, Case, Outcome, Protocol, TableCount},
@@ -51,7 +52,9 @@ fn files_answer_alike_in_every_configuration() -> Result<()> {
         let sharded = scope.spawn(|| run_cortex(&files, 4, &tables));
         let encoded = scope.spawn(|| run_encoded(&files));
         let home = run_cortex(&files, 1, &Arc::default());
+        let processes = run_processes(&files);
         let mut runs = home?;
+        runs.extend(processes?);
         runs.extend(sharded.join().map_err(|_| anyhow::anyhow!("the sharded run panicked"))??);
         runs.extend(encoded.join().map_err(|_| anyhow::anyhow!("the encoded run panicked"))??);
         anyhow::Ok(runs)
@@ -152,6 +155,21 @@ fn run_encoded(files: &[PathBuf]) -> Result<Vec<Run>> {
         let case = cortex_case(&database.target, Protocol::Extended, &labels);
         let outcome = in_schema(&database.target, file, &case, |case| slt::run_file(file, case))
             .with_context(|| format!("{} {labels:?}", file.display()))?;
+        runs.push(Run { file: file.clone(), labels, outcome });
+    }
+    Ok(runs)
+}
+
+/// Over processes, with one gateway that makes the schema and another that runs the file.
+fn run_processes(files: &[PathBuf]) -> Result<Vec<Run>> {
+    let cluster = ClusterServer::start(3, 2)?;
+    let (owner, target) = (cluster.target(1)?, cluster.target(2)?);
+    let mut runs = Vec::new();
+    for file in files {
+        let labels = vec!["sharded", "extended", "processes"];
+        let case = cortex_case(&target, Protocol::Extended, &labels);
+        let outcome = in_schema(&owner, file, &case, |case| slt::run_file(file, case))
+            .with_context(|| format!("{} {labels:?}: {}", file.display(), cluster.logs()))?;
         runs.push(Run { file: file.clone(), labels, outcome });
     }
     Ok(runs)

@@ -12,7 +12,7 @@ mod tables;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use cortex_sql_tests::{Client, CortexServer, client::Target, postgres::Postgres};
+use cortex_sql_tests::{Client, ClusterServer, CortexServer, client::Target, postgres::Postgres};
 
 const SCALE_DEFAULT: f64 = 0.01;
 /// Fewer queries with rows than this, and the comparison would prove little.
@@ -23,6 +23,13 @@ fn queries_over_embedded_shards_answer_as_postgres() -> Result<()> {
     let Some(postgres) = Postgres::find()? else { return Ok(()) };
     let server = CortexServer::start(3)?;
     compare(&postgres.target, &server.target).with_context(|| server.log())
+}
+
+#[test]
+fn queries_over_shard_processes_answer_as_postgres() -> Result<()> {
+    let Some(postgres) = Postgres::find()? else { return Ok(()) };
+    let cluster = ClusterServer::start(3, 1)?;
+    compare(&postgres.target, &cluster.target(1)?).with_context(|| cluster.logs())
 }
 
 fn scale() -> Result<f64> {
