@@ -76,6 +76,21 @@ impl Bank {
         Ok(())
     }
 
+    /// The slots of the bank that a shard owns, as `cortex.move_slots` takes them.
+    pub fn slots(&self, client: &mut Client, shard: u64) -> Result<String> {
+        let rows = client.simple(&format!(
+            "SELECT first_slot, last_slot FROM cortex.slots WHERE shard_id = {shard} AND colocation_group IN
+                (SELECT colocation_group FROM cortex.tables WHERE table_name = 'accounts')"
+        ))?;
+        let runs: Vec<String> = rows
+            .text()
+            .iter()
+            .map(|row| row.iter().flatten().cloned().collect::<Vec<_>>().join("-"))
+            .collect();
+        ensure!(!runs.is_empty(), "shard {shard} owns no slot");
+        Ok(runs.join(","))
+    }
+
     fn n_accounts(&self) -> i64 {
         self.branches * ACCOUNTS
     }

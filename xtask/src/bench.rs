@@ -18,6 +18,8 @@ use cortex_sql_tests::{
     server,
 };
 
+use crate::bench_cluster;
+
 /// Clients of a pgbench run, as the target figure says.
 const CLIENTS: &str = "4";
 
@@ -52,6 +54,13 @@ pub fn over_placements(load: &pgbench::Load) -> Result<()> {
     server::build(true)?;
     let server = CortexServer::start_binary(&release_binary(), 4)?;
     pgbench::run(&bin, &server.target, load)
+}
+
+/// Shards as processes beside embedded ones, on a release build.
+pub fn over_processes(plan: &bench_cluster::Plan) -> Result<()> {
+    println!("building the release binary");
+    server::build(true)?;
+    bench_cluster::run(&release_binary(), plan)
 }
 
 fn release_binary() -> PathBuf {

@@ -2,11 +2,13 @@
 //!
 //! - `bench pg`: point reads and COPY beside PostgreSQL, in alternating runs on the same machine.
 //! - `bench pgbench`: pgbench without an error in every protocol and placement, and balances that agree.
+//! - `bench cluster`: shards as processes beside embedded ones, and the longest write stall of a move.
 //! - `cluster up|status|down`: meta, shards and gateways as processes on loopback.
 //! - `kill9 [rounds]`: kill -9 under load, and what must have survived it. 5 rounds are part of `cargo test`; 100 are a
 //!   night's work: `cargo xtask kill9 100`.
 
 mod bench;
+mod bench_cluster;
 mod cluster;
 
 use anyhow::Result;
@@ -51,6 +53,24 @@ enum ClusterCommand {
 
 #[derive(Subcommand)]
 enum Against {
+    /// Shards as processes beside embedded ones
+    Cluster {
+        /// Seconds of each pgbench run
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Turns of each side
+        #[arg(long, default_value_t = 3)]
+        runs: u32,
+        /// Scale of pgbench's tables
+        #[arg(long, default_value_t = 10)]
+        scale: u32,
+        /// Rows of the table that is grouped
+        #[arg(long, default_value_t = 3_000_000)]
+        rows: u32,
+        /// Moves under load
+        #[arg(long, default_value_t = 6)]
+        moves: u32,
+    },
     /// PostgreSQL, as installed on this machine
     Pg {
         /// Seconds of each pgbench run
@@ -85,6 +105,9 @@ fn main() -> Result<()> {
         }
         Command::Bench { against: Against::Pgbench { seconds, clients, scale } } => {
             bench::over_placements(&Load { seconds, clients, scale })
+        }
+        Command::Bench { against: Against::Cluster { seconds, runs, scale, rows, moves } } => {
+            bench::over_processes(&bench_cluster::Plan { seconds, runs, scale, rows, moves })
         }
         Command::Cluster { command: ClusterCommand::Up(up) } => cluster::up(up),
         Command::Cluster { command: ClusterCommand::Status(of) } => cluster::status(of),

@@ -66,9 +66,6 @@ pub(crate) fn index(table: &TableDescriptor, index: usize) -> Result<(), Wrong> 
 
 pub(crate) fn scan(spec: &ScanSpec) -> Result<(), Wrong> {
     all_below(&spec.columns, spec.table.columns.len(), "a column that the table does not have")?;
-    if spec.batch_rows == 0 {
-        return Err("batches without rows");
-    }
     match &spec.access {
         Access::Full | Access::KeyRanges(_) | Access::Empty => Ok(()),
         Access::IndexRanges { index: position, .. } => index(&spec.table, *position),

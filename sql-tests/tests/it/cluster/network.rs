@@ -72,17 +72,17 @@ impl Network {
             return Ok(None);
         }
         let (host, outside) = (format!("{}h", network.name), network.name.as_str());
-        ip(&format!("-n {bridge} link add br type bridge"))?;
-        ip(&format!("-n {bridge} link set br up"))?;
+        ip(&format!("-n {bridge} link add name bridge0 type bridge"))?;
+        ip(&format!("-n {bridge} link set bridge0 up"))?;
         ip(&format!("link add {host} type veth peer name {outside} netns {bridge}"))?;
-        ip(&format!("-n {bridge} link set {outside} master br up"))?;
+        ip(&format!("-n {bridge} link set {outside} master bridge0 up"))?;
         ip(&format!("addr add {NET}.{HOST}/24 dev {host}"))?;
         ip(&format!("link set {host} address {} up", mac(HOST)))?;
         for node in &network.nodes {
             let (space, n) = (network.namespace(*node), number(*node));
             ip(&format!("netns add {space}"))?;
             ip(&format!("-n {bridge} link add p{n} type veth peer name e netns {space}"))?;
-            ip(&format!("-n {bridge} link set p{n} master br up"))?;
+            ip(&format!("-n {bridge} link set p{n} master bridge0 up"))?;
             ip(&format!("-n {space} link set e address {} up", mac(n)))?;
             ip(&format!("-n {space} link set lo up"))?;
             ip(&format!("-n {space} addr add {NET}.{n}/24 dev e"))?;
