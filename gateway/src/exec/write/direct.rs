@@ -62,7 +62,7 @@ impl Session {
                 with_identity: true,
                 access: scan.access,
                 limit: Some(ROWS_MAX + 1),
-                batch_rows: 0,
+                batch_rows: ROWS_MAX + 1,
             };
             let request = ScanRowsRequest { context: self.read_base(), spec, reverse: false };
             let stored = self.gateway.shards.get(scan.shard)?.scan_rows(request).await?;
