@@ -207,7 +207,7 @@ impl CatalogStore {
     }
 
     /// Reserves identifiers durably, so that none is given twice, not even after a crash.
-    pub(super) async fn reserve_ids(&self, ids: &IdSource) -> Result<(), PgError> {
+    pub(crate) async fn reserve_ids(&self, ids: &IdSource) -> Result<(), PgError> {
         if ids.left() >= IDS_LEFT_MIN {
             return Ok(());
         }
@@ -243,6 +243,16 @@ impl CatalogStore {
         next: &Catalog,
         intents: &[Intent],
     ) -> Result<Arc<Catalog>, PgError> {
+        self.publish_with(base, next, intents.iter().map(Intent::delete).collect()).await
+    }
+
+    /// The same with other entries of the meta shard, written in the same moment or not at all: a move and its map.
+    pub(crate) async fn publish_with(
+        &self,
+        base: &Catalog,
+        next: &Catalog,
+        others: Vec<MetaWrite>,
+    ) -> Result<Arc<Catalog>, PgError> {
         let mut next = next.clone();
         next.version = base.version + 1;
         let (key, old) = format::head(base.version);
@@ -251,7 +261,7 @@ impl CatalogStore {
         let mut writes = format::difference(base, &next)?;
         writes.push(MetaWrite { key: key.clone(), value: Some(value) });
         writes.push(MetaWrite { key: author.clone(), value: Some(mark.clone()) });
-        writes.extend(intents.iter().map(Intent::delete));
+        writes.extend(others);
         match self.meta.meta_write((key, Some(old)), writes).await {
             Ok(_) => {}
             Err(ShardError::OutcomeUnknown { shard }) => {
@@ -300,7 +310,7 @@ impl CatalogStore {
     }
 
     /// Returns when the other gateways that are up have a version, or after a while.
-    pub(super) async fn await_gateways(&self, version: u64) {
+    pub(crate) async fn await_gateways(&self, version: u64) {
         match self.cluster.meta().await_catalog(version, GATEWAYS_WAIT).await {
             Ok(slow) if slow.is_empty() => {}
             Ok(slow) => tracing::warn!(?slow, version, "gateways have not loaded the catalog yet"),
@@ -357,7 +367,7 @@ impl CatalogStore {
     }
 
     /// Has storage deleted on every shard, a little later. A failure is not an error: the next start collects.
-    pub(super) fn drop_storages(&self, storages: Vec<StorageId>) {
+    pub(crate) fn drop_storages(&self, storages: Vec<StorageId>) {
         if !storages.is_empty() {
             drop_later(&self.cluster, storages, DROP_DELAY);
         }

@@ -3,15 +3,15 @@
 //! Each change raises the epoch of the map it changes, and nothing else: table versions count shapes. Lives here: edits of a
 //! catalog's copy. Not here: how rows get to a new owner (`gateway::moves`), where new tables are placed (`bind::ddl`).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cortex_shard_api::{
-    Oid, SqlType,
-    descriptor::{Placement, RangeMap, TableDescriptor},
+    Oid, ShardId, SqlType,
+    descriptor::{Placement, RangeMap, SlotMap, TableDescriptor},
     key::range_of,
 };
 
-use super::{Catalog, Table};
+use super::{Catalog, Group, Schema, Sequence, Table, edit::Grouped};
 use crate::{PlanError, PlanErrorKind};
 
 /// Ranges of a table at most: the map travels with every request's descriptor.
@@ -119,4 +119,155 @@ pub fn edit_ranges(
     map.epoch += 1;
     catalog.put_table(table);
     Ok(())
+}
+
+/// First and last slot, both included.
+pub type SlotRun = (u16, u16);
+
+/// Tables of a co-location group, by OID.
+pub fn tables_of_group(catalog: &Catalog, group: Oid) -> Vec<Arc<Table>> {
+    let in_group = |table: &&Arc<Table>| table.descriptor.group() == Some(group);
+    catalog.tables.values().filter(in_group).cloned().collect()
+}
+
+/// Gives slots of a group to a shard; `None` leaves the owners as they are. The map has this epoch then.
+pub fn set_slots(
+    catalog: &mut Catalog,
+    group: Oid,
+    owned: Option<(&[SlotRun], ShardId)>,
+    epoch: u64,
+) {
+    let Some(entry) = catalog.groups.get(&group).cloned() else { return };
+    let mut map = SlotMap { epoch, ..SlotMap::clone(&entry.map) };
+    if let Some((runs, to)) = owned {
+        for (first, last) in runs {
+            let slots = usize::from(*first)..=usize::from(*last);
+            if let Some(owners) = map.owner.get_mut(slots) {
+                owners.fill(to);
+            }
+        }
+    }
+    let map = Arc::new(map);
+    catalog.groups.insert(group, Arc::new(Group { map: map.clone(), ..Group::clone(&entry) }));
+    for table in tables_of_group(catalog, group) {
+        let mut table = Table::clone(&table);
+        if let Placement::Hash { map: of_table, .. } =
+            &mut Arc::make_mut(&mut table.descriptor).placement
+        {
+            *of_table = map.clone();
+        }
+        catalog.put_table(table);
+    }
+}
+
+/// Gives the keys in `[start, end)` of a range table to a shard; `None` leaves the owners as they are. The map has this
+/// epoch then, and split points at both ends.
+pub fn set_range(
+    catalog: &mut Catalog,
+    oid: Oid,
+    owned: Option<(Option<&[u8]>, Option<&[u8]>, ShardId)>,
+    epoch: u64,
+) {
+    let Some(table) = catalog.tables.get(&oid) else { return };
+    let mut table = Table::clone(table);
+    let descriptor = Arc::make_mut(&mut table.descriptor);
+    let Placement::Range { map, .. } = &mut descriptor.placement else { return };
+    let map = Arc::make_mut(map);
+    map.epoch = epoch;
+    if let Some((start, end, to)) = owned {
+        for split in [start, end].into_iter().flatten() {
+            split_at(map, split);
+        }
+        for range in ranges_between(map, start, end) {
+            if let Some(owner) = map.owner.get_mut(range) {
+                *owner = to;
+            }
+        }
+    }
+    catalog.put_table(table);
+}
+
+fn split_at(map: &mut RangeMap, at: &[u8]) {
+    if map.splits.binary_search_by(|split| split.as_slice().cmp(at)).is_err() {
+        let range = range_of(map, at);
+        let owner = map.owner.get(range).copied().unwrap_or_default();
+        map.splits.insert(range, at.to_vec());
+        map.owner.insert(range, owner);
+    }
+}
+
+/// Positions of the ranges that hold any key in `[start, end)`.
+pub fn ranges_between(
+    map: &RangeMap,
+    start: Option<&[u8]>,
+    end: Option<&[u8]>,
+) -> std::ops::Range<usize> {
+    let first = start.map_or(0, |start| range_of(map, start));
+    // The range that holds the last key below `end`.
+    let last = end.map_or(map.splits.len(), |end| {
+        map.splits.partition_point(|split| split.as_slice() < end)
+    });
+    first..last + 1
+}
+
+/// Gives a home or reference table another placement. Its epoch is the placement's then.
+pub fn set_placement(catalog: &mut Catalog, oid: Oid, placement: Option<Placement>, epoch: u64) {
+    let Some(table) = catalog.tables.get(&oid) else { return };
+    let mut table = Table::clone(table);
+    let descriptor = Arc::make_mut(&mut table.descriptor);
+    if let Some(placement) = placement {
+        descriptor.placement = placement;
+    }
+    descriptor.placement_epoch = epoch;
+    catalog.put_table(table);
+}
+
+/// Makes a shard the home of schemas: of tables that are made from now on.
+pub fn set_schema_home(catalog: &mut Catalog, oid: Oid, to: ShardId) {
+    if let Some(schema) = catalog.schemas.get(&oid) {
+        let schema = Schema { home: to, ..Schema::clone(schema) };
+        catalog.put_schema(schema);
+    }
+}
+
+/// Has a sequence counted on another shard, under a storage id that nobody has used.
+pub fn set_sequence_home(
+    catalog: &mut Catalog,
+    oid: Oid,
+    to: ShardId,
+    storage: cortex_shard_api::StorageId,
+) {
+    if let Some(sequence) = catalog.sequences.get(&oid) {
+        let mut sequence = Sequence { home: to, ..Sequence::clone(sequence) };
+        sequence.spec.storage = storage;
+        catalog.put_sequence(sequence);
+    }
+}
+
+/// Home tables of schemas, by OID.
+pub fn home_tables(catalog: &Catalog, schemas: &[Oid]) -> Vec<Arc<Table>> {
+    let is_home = |table: &&Arc<Table>| {
+        schemas.contains(&table.schema) && matches!(table.descriptor.placement, Placement::Home(_))
+    };
+    catalog.tables.values().filter(is_home).cloned().collect()
+}
+
+/// A schema with all that foreign keys between home tables tie to it: they have one home.
+pub fn schemas_tied_to(catalog: &Catalog, schema: Oid) -> Vec<Oid> {
+    let mut tied = BTreeSet::from([schema]);
+    let mut queue = vec![schema];
+    while let Some(next) = queue.pop() {
+        for table in home_tables(catalog, &[next]) {
+            let descriptor = &table.descriptor;
+            let parents = descriptor.foreign_keys.iter().map(|key| key.parent);
+            for other in parents.chain(descriptor.referenced_by.iter().copied()) {
+                let Some(other) = catalog.tables.get(&other) else { continue };
+                let is_home = matches!(other.descriptor.placement, Placement::Home(_));
+                if is_home && tied.insert(other.schema) {
+                    queue.push(other.schema);
+                }
+            }
+        }
+    }
+    tied.into_iter().collect()
 }

@@ -1,0 +1,689 @@
+//! Carries out what the machine says: over `ShardClient`s, the catalog and the records.
+//!
+//! Lives here: one command at a time, and what came of it. Whatever is kept between commands (a snapshot, a position, the
+//! catalog's lock) can be lost at any time: it is asked for again. Not here: the order of commands (`machine`).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cortex_planner::catalog::{Catalog, placement::set_placement};
+use cortex_shard_api::{
+    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId,
+    client::{RequestContext, SequenceState, ShardClient},
+    copies::CopyCursor,
+    descriptor::{Fence, Placement},
+    moves::{ApplyMoving, HoldRanges, MovePosition, MovingFrom, MovingRequest, MovingRows, TableRanges},
+};
+
+use super::{
+    machine::{Command, Event, Failure, Machine, Side},
+    record::{MovedSequence, Phase, Record, Records},
+    subject,
+};
+use crate::{
+    catalog::CatalogStore,
+    cluster::ClusterGuard,
+    error::{PgError, SqlState},
+    exec::gateway::now_micros,
+};
+
+/// How long things are waited for. Tests make it short.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Open transactions in the moving ranges may end by themselves for so long, once writers are held off.
+    pub grace: Duration,
+    /// Writers are let in again after so long, whatever becomes of who held them off.
+    pub hold_limit: Duration,
+    /// How long the source holds a question for log that it does not have yet.
+    pub follow_wait: Duration,
+    /// Before something that failed is tried again.
+    pub pause: Duration,
+    /// For the catalog's lock.
+    pub lock_wait: Duration,
+    /// For a copy of reference tables to be there.
+    pub copies_wait: Duration,
+    /// Between questions whether a range is clean.
+    pub clean_poll: Duration,
+    /// Between writes of the record that only tell how far it is.
+    pub progress: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            grace: Duration::from_millis(500),
+            hold_limit: Duration::from_secs(10),
+            follow_wait: Duration::from_millis(200),
+            pause: Duration::from_secs(1),
+            lock_wait: Duration::from_secs(10),
+            copies_wait: Duration::from_secs(30),
+            clean_poll: Duration::from_millis(50),
+            progress: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Questions about a shard's clean-up before another look at wishes and the lock.
+const CLEAN_POLLS_MAX: usize = 100;
+
+/// While pages are copied the log is asked for so often, or the source would purge what comes behind the snapshot.
+const LOG_TOUCH: Duration = Duration::from_secs(5);
+
+/// Values of a sequence that are set apart for the target at the cutover: more than others may draw on the source until the
+/// new home is known everywhere.
+const SEQUENCE_RESERVED: u32 = 100_000;
+
+/// Bounds of one question for log inside the cutover.
+const DRAIN_WAIT: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub struct Driver {
+    store: Arc<CatalogStore>,
+    records: Records,
+    timing: Timing,
+    /// The right to drive moves.
+    guard: Arc<ClusterGuard>,
+    /// The record as it is on the meta shard.
+    stored: Record,
+    catalog: Option<(ClusterGuard, Arc<Catalog>)>,
+    copying: Option<Snapshot>,
+    position: Option<MovePosition>,
+    /// How far the log is read; the target may be told later, when there is something for it.
+    cursor: Option<CopyCursor>,
+    held: Option<Instant>,
+    /// When the record was last written.
+    saved: Instant,
+    log_touched: Instant,
+    /// Where moved sequences will count.
+    storages: Vec<(Oid, StorageId)>,
+}
+
+/// A snapshot of the source.
+struct Snapshot {
+    source: Arc<dyn ShardClient>,
+    id: SnapshotId,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.source.close_snapshot(self.id);
+    }
+}
+
+/// Why a driver stops before its move has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The machine has nothing more to do.
+    Ended,
+    /// Somebody else drives moves now.
+    LostLock,
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+impl From<ShardError> for Failure {
+    fn from(error: ShardError) -> Failure {
+        let is_transient = error.is_retryable()
+            || matches!(
+                error,
+                ShardError::Unavailable { .. }
+                    | ShardError::OutcomeUnknown { .. }
+                    | ShardError::LockNotAvailable { .. }
+                    | ShardError::Poisoned { .. }
+            );
+        Failure { message: error.to_string(), is_transient }
+    }
+}
+
+impl From<PgError> for Failure {
+    fn from(error: PgError) -> Failure {
+        let transient = [
+            SqlState::SYSTEM_ERROR,
+            SqlState::SERIALIZATION_FAILURE,
+            SqlState::STATEMENT_COMPLETION_UNKNOWN,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::DEADLOCK_DETECTED,
+        ];
+        Failure { is_transient: transient.contains(&error.code), message: error.message.clone() }
+    }
+}
+
+impl Driver {
+    pub fn new(
+        store: Arc<CatalogStore>,
+        records: Records,
+        timing: Timing,
+        guard: Arc<ClusterGuard>,
+        record: Record,
+    ) -> Driver {
+        Driver {
+            store,
+            records,
+            timing,
+            guard,
+            stored: record,
+            catalog: None,
+            copying: None,
+            position: None,
+            cursor: None,
+            held: None,
+            saved: Instant::now(),
+            log_touched: Instant::now(),
+            storages: Vec::new(),
+        }
+    }
+
+    /// Drives the move until there is nothing more to do for it.
+    pub async fn run(mut self) -> Stopped {
+        let mut machine = Machine::new(self.stored.clone());
+        let mut command = machine.begin();
+        loop {
+            if machine.takes_wishes()
+                && let Ok(Some(wish)) = self.records.take_wish(self.stored.id).await
+            {
+                tracing::info!(id = %self.stored.id, ?wish, "a user asks something of a move");
+                command = machine.next(Event::Wished(wish));
+                continue;
+            }
+            match command {
+                Command::End => return Stopped::Ended,
+                Command::Wait | Command::Reload if !self.guard.is_held().await.unwrap_or(true) => {
+                    return Stopped::LostLock;
+                }
+                _ => {}
+            }
+            let event = self.carry_out(&command, &mut machine.record).await;
+            let event = event.unwrap_or_else(|failure| {
+                tracing::debug!(id = %self.stored.id, ?command, message = failure.message, "a step of a move failed");
+                self.forget();
+                Event::Failed(failure)
+            });
+            command = machine.next(event);
+        }
+    }
+
+    /// What is kept between commands is asked for again after a failure.
+    fn forget(&mut self) {
+        self.copying = None;
+        self.position = None;
+        self.cursor = None;
+    }
+
+    async fn carry_out(&mut self, command: &Command, record: &mut Record) -> Result<Event> {
+        // Only while fences are on their way must the catalog stay as it is.
+        let keeps_lock = !record.fenced.is_empty()
+            && !matches!(command, Command::Reload | Command::Wait | Command::LockCatalog);
+        if !keeps_lock {
+            self.catalog = None;
+        }
+        Ok(match command {
+            Command::AddCopies => {
+                self.add_copies(record.to).await?;
+                Event::CopiesAdded
+            }
+            Command::LockCatalog => {
+                let guard = self.store.lock_ddl(Some(self.timing.lock_wait)).await?;
+                let catalog = self.store.current();
+                let layout = subject::layout(&catalog, record);
+                self.catalog = Some((guard, catalog));
+                Event::Locked(layout)
+            }
+            Command::Save => {
+                self.stamp(record).await;
+                self.save(record).await?;
+                Event::Saved
+            }
+            Command::Fence(side) => Event::Fenced(self.fence(*side, record).await?),
+            Command::PublishOldOwners => {
+                let base = self.locked()?;
+                let next = subject::with_old_owners(&base, record);
+                self.publish(&base, &next, record).await?;
+                Event::Published
+            }
+            Command::PublishNewOwners => {
+                let base = self.locked()?;
+                let next = subject::with_new_owners(&base, record, &self.storages);
+                let moved = Record { phase: Phase::Cleaning, ..record.clone() };
+                self.publish(&base, &next, &moved).await?;
+                Event::Published
+            }
+            Command::Copy => self.copy(record).await?,
+            Command::Follow => self.follow(record).await?,
+            Command::Hold => {
+                self.held = Some(Instant::now());
+                let tables = subject::parts(&*self.locked()?, record, false);
+                let (grace, limit) = (self.timing.grace, self.timing.hold_limit);
+                let request = HoldRanges { id: record.id, tables, grace, limit };
+                Event::Held(self.shard(record.from)?.hold_ranges(request).await?)
+            }
+            Command::Drain(to) => {
+                self.drain(*to, record).await?;
+                Event::Drained
+            }
+            Command::MoveSequences => {
+                self.move_sequences(record).await?;
+                Event::SequencesMoved
+            }
+            Command::CloseSequences => {
+                self.close_sequences(record).await?;
+                Event::SequencesClosed
+            }
+            Command::Release => {
+                self.shard(record.from)?.release_ranges(record.id).await?;
+                if let Some(held) = self.held.take() {
+                    let micros = held.elapsed().as_micros() as u64;
+                    // Of several tries the longest is what a client saw.
+                    record.stall_micros = Some(record.stall_micros.unwrap_or(0).max(micros));
+                }
+                Event::Released
+            }
+            Command::Clean(side) => {
+                self.clean(*side, record).await?;
+                Event::Cleaned
+            }
+            Command::Reload => {
+                let stored = self.records.get(record.id).await?;
+                if let Some(stored) = &stored {
+                    self.stored = stored.clone();
+                    self.stored.stall_micros = stored.stall_micros;
+                }
+                let stall = record.stall_micros;
+                Event::Reloaded(stored.map(|mut stored| {
+                    stored.stall_micros = stored.stall_micros.max(stall);
+                    Box::new(stored)
+                }))
+            }
+            Command::Wait => {
+                // What went wrong is to be seen by others, too.
+                if record.trouble != self.stored.trouble && record.fenced == self.stored.fenced {
+                    let told = Record { trouble: record.trouble.clone(), ..self.stored.clone() };
+                    if self.save(&told).await.is_err() {
+                        tracing::debug!(id = %record.id, "a move's trouble is not written down");
+                    }
+                }
+                tokio::time::sleep(self.timing.pause).await;
+                Event::Waited
+            }
+            Command::End => Event::Waited,
+        })
+    }
+
+    fn shard(&self, id: ShardId) -> Result<Arc<dyn ShardClient>> {
+        Ok(self.store.cluster().shards.client(id)?)
+    }
+
+    /// The version of the catalog that is locked.
+    fn locked(&self) -> Result<Arc<Catalog>> {
+        let missing = || Failure {
+            message: "the right to change the catalog was lost".to_owned(),
+            is_transient: true,
+        };
+        self.catalog.as_ref().map(|(_, catalog)| catalog.clone()).ok_or_else(missing)
+    }
+
+    async fn save(&mut self, record: &Record) -> Result<()> {
+        if *record != self.stored {
+            self.records.replace(&self.stored, record).await?;
+            self.stored = record.clone();
+        }
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Times, and the estimate of what there is to copy.
+    async fn stamp(&mut self, record: &mut Record) {
+        if record.began_micros == 0 && !record.copied.is_empty() {
+            record.began_micros = now_micros();
+            if let Ok(bytes) = self.estimate(record).await {
+                record.bytes_total = bytes;
+            }
+        }
+        if record.phase.has_ended() && record.ended_micros == 0 {
+            record.ended_micros = now_micros();
+        }
+    }
+
+    /// Bytes of what moves: each table's on the source, by its share of the slots or ranges there.
+    async fn estimate(&self, record: &Record) -> Result<u64> {
+        let catalog = self.store.current();
+        let source = self.shard(record.from)?;
+        let mut bytes = 0;
+        for table in record.subject.tables(&catalog) {
+            let stats = source.storage_stats(table.storage).await?;
+            bytes += super::plan::share(&record.subject, &table, record.from, stats.bytes);
+        }
+        Ok(bytes)
+    }
+
+    async fn publish(&mut self, base: &Catalog, next: &Catalog, record: &Record) -> Result<()> {
+        let record = Record { fenced: Vec::new(), ..record.clone() };
+        let published = self.store.publish_with(base, next, vec![record.write()?]).await?;
+        self.stored = record;
+        self.catalog = None;
+        let store = self.store.clone();
+        // Who has not loaded it learns from the shards; nobody waits for them here.
+        tokio::spawn(async move { store.await_gateways(published.version).await });
+        Ok(())
+    }
+
+    async fn fence(&self, side: Side, record: &Record) -> Result<LogIndex> {
+        let shard = match side {
+            Side::Source => record.from,
+            Side::Target => record.to,
+        };
+        let fences = record.fenced.iter().map(|(id, epoch)| Fence::Placement { id: *id, epoch: *epoch });
+        let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
+        Ok(self.shard(shard)?.fence(&context, fences.collect()).await?)
+    }
+
+    /// Tables that a shard could not check foreign keys against make no sense there.
+    async fn add_copies(&mut self, to: ShardId) -> Result<()> {
+        let lacks = |catalog: &Catalog| -> Vec<(Oid, ShardId)> {
+            let tables = catalog.tables.values().map(|table| &table.descriptor);
+            let lacking = tables.filter_map(|table| match &table.placement {
+                Placement::Reference(copies) if !copies.contains(&to) => {
+                    Some((table.oid, table.primary_copy()?))
+                }
+                _ => None,
+            });
+            lacking.collect()
+        };
+        if lacks(&self.store.refresh().await?).is_empty() {
+            return Ok(());
+        }
+        let guard = self.store.lock_ddl(Some(self.timing.lock_wait)).await?;
+        let base = self.store.current();
+        let mut next = Catalog::clone(&base);
+        for (table, primary) in lacks(&base) {
+            let newest = self.shard(primary)?;
+            let newest = newest.copy_position(primary, LogIndex(0), Duration::ZERO).await?;
+            let copy = self.shard(to)?;
+            let reached = copy.copy_position(primary, newest, self.timing.copies_wait).await?;
+            if reached < newest {
+                let message = format!("shard {to} has not copied the reference tables yet");
+                return Err(Failure { message, is_transient: true });
+            }
+            let Some(descriptor) = next.tables.get(&table).map(|it| it.descriptor.clone()) else {
+                continue;
+            };
+            if let Placement::Reference(copies) = &descriptor.placement {
+                let mut copies = copies.clone();
+                copies.push(to);
+                let epoch = descriptor.placement_epoch + 1;
+                set_placement(&mut next, table, Some(Placement::Reference(copies)), epoch);
+            }
+        }
+        self.store.publish_with(&base, &next, Vec::new()).await?;
+        drop(guard);
+        Ok(())
+    }
+
+    /// Whether the tables are still those that are copied.
+    fn is_current(&self, catalog: &Catalog, record: &Record) -> bool {
+        subject::layout(catalog, record).tables == record.copied
+    }
+
+    async fn position(&mut self, record: &Record) -> Result<Option<MovePosition>> {
+        if self.position.is_none() {
+            self.position = self.shard(record.to)?.move_position(record.id).await?;
+        }
+        Ok(self.position.clone())
+    }
+
+    async fn apply(
+        &mut self,
+        record: &Record,
+        tables: Vec<TableRanges>,
+        page: Option<(bytes::Bytes, bytes::Bytes)>,
+        rows: Vec<cortex_shard_api::moves::MovedRow>,
+        to: MovePosition,
+    ) -> Result<()> {
+        let from = self.position.clone();
+        let request = ApplyMoving { id: record.id, tables, page, rows, from, to: to.clone() };
+        self.shard(record.to)?.apply_moving(request).await?;
+        self.position = Some(to);
+        Ok(())
+    }
+
+    async fn copy(&mut self, record: &mut Record) -> Result<Event> {
+        let catalog = self.store.current();
+        if !self.is_current(&catalog, record) {
+            return Ok(Event::Outdated);
+        }
+        let (start, log) = match self.position(record).await? {
+            Some(MovePosition::Copying { next: Some(next), log }) => (Some(next), Some(log)),
+            Some(MovePosition::Copying { next: None, .. } | MovePosition::Following { .. }) => {
+                return Ok(Event::Copied { is_last: true });
+            }
+            None => (None, None),
+        };
+        let source = self.shard(record.from)?;
+        if self.copying.is_none() {
+            let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
+            let id = source.open_snapshot(&context).await?;
+            self.copying = Some(Snapshot { source: source.clone(), id });
+        }
+        let Some(snapshot) = self.copying.as_ref().map(|it| it.id) else {
+            return Ok(Event::Copied { is_last: false });
+        };
+        let tables = subject::parts(&catalog, record, false);
+        if tables.is_empty() {
+            return self.nothing_to_copy(record).await;
+        }
+        let from = MovingFrom::Snapshot { snapshot, start };
+        let request = MovingRequest { id: record.id, tables: tables.clone(), from };
+        let MovingRows::Page { start, end, rows, next, index } =
+            source.read_moving(request).await?
+        else {
+            return Err(unexpected());
+        };
+        let log = log.unwrap_or(CopyCursor { after: index, part: None });
+        let is_last = next.is_none();
+        let to = match &next {
+            Some(_) => MovePosition::Copying { next, log },
+            None => MovePosition::Following { log },
+        };
+        count(record, &rows);
+        self.apply(record, tables, Some((start, end)), rows, to).await?;
+        if is_last {
+            self.copying = None;
+        } else {
+            self.touch_log(record, log).await?;
+            self.tell_progress(record).await?;
+        }
+        Ok(Event::Copied { is_last })
+    }
+
+    /// A schema without tables: there is nothing but the sequences and the home.
+    async fn nothing_to_copy(&mut self, record: &Record) -> Result<Event> {
+        let status = self.shard(record.from)?.status().await?;
+        let log = CopyCursor { after: status.applied, part: None };
+        self.copying = None;
+        self.apply(record, Vec::new(), None, Vec::new(), MovePosition::Following { log }).await?;
+        Ok(Event::Copied { is_last: true })
+    }
+
+    /// Keeps the source from purging the log behind the snapshot.
+    async fn touch_log(&mut self, record: &Record, cursor: CopyCursor) -> Result<()> {
+        if self.log_touched.elapsed() < LOG_TOUCH {
+            return Ok(());
+        }
+        self.log_touched = Instant::now();
+        let from = MovingFrom::Log { cursor, wait: Duration::ZERO };
+        let request = MovingRequest { id: record.id, tables: Vec::new(), from };
+        self.shard(record.from)?.read_moving(request).await?;
+        Ok(())
+    }
+
+    async fn tell_progress(&mut self, record: &Record) -> Result<()> {
+        if self.saved.elapsed() >= self.timing.progress {
+            self.save(record).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads once behind the cursor and applies it. `None`: the log does not reach back so far.
+    async fn read_log(
+        &mut self,
+        record: &mut Record,
+        tables: (Vec<TableRanges>, Vec<TableRanges>),
+        wait: Duration,
+    ) -> Result<Option<(CopyCursor, u64)>> {
+        let Some(MovePosition::Following { log }) = self.position(record).await? else {
+            return Ok(None);
+        };
+        let cursor = self.cursor.unwrap_or(log);
+        let (read, stored) = tables;
+        let from = MovingFrom::Log { cursor, wait };
+        let request = MovingRequest { id: record.id, tables: read, from };
+        match self.shard(record.from)?.read_moving(request).await? {
+            MovingRows::Log { rows, next, behind_bytes } => {
+                if !rows.is_empty() {
+                    count(record, &rows);
+                    let to = MovePosition::Following { log: next };
+                    self.apply(record, stored, None, rows, to).await?;
+                }
+                self.cursor = Some(next);
+                Ok(Some((next, behind_bytes)))
+            }
+            MovingRows::Behind => Ok(None),
+            MovingRows::Page { .. } => Err(unexpected()),
+        }
+    }
+
+    async fn follow(&mut self, record: &mut Record) -> Result<Event> {
+        let catalog = self.store.current();
+        if !self.is_current(&catalog, record) {
+            return Ok(Event::Outdated);
+        }
+        let tables = subject::parts(&catalog, record, false);
+        let wait = self.timing.follow_wait;
+        let Some((next, behind_bytes)) =
+            self.read_log(record, (tables.clone(), tables), wait).await?
+        else {
+            return Ok(Event::Outdated);
+        };
+        record.behind_bytes = behind_bytes;
+        self.tell_progress(record).await?;
+        // Inside a transaction there is more to come, however little it is.
+        let behind_bytes = if next.part.is_some() { u64::MAX } else { behind_bytes };
+        Ok(Event::Followed { behind_bytes })
+    }
+
+    async fn drain(&mut self, to: LogIndex, record: &mut Record) -> Result<()> {
+        let catalog = self.locked()?;
+        let read = subject::parts(&catalog, record, false);
+        let stored = subject::parts(&catalog, record, true);
+        loop {
+            let tables = (read.clone(), stored.clone());
+            let Some((next, _)) = self.read_log(record, tables, DRAIN_WAIT).await? else {
+                let message = "the log does not reach back to what the target has".to_owned();
+                return Err(Failure { message, is_transient: true });
+            };
+            if next.after >= to && next.part.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn clean(&mut self, side: Side, record: &Record) -> Result<()> {
+        let shard = match side {
+            Side::Source => record.from,
+            Side::Target => record.to,
+        };
+        self.forget();
+        let catalog = self.store.refresh().await?;
+        if record.subject.owners(&catalog).contains(&shard) {
+            let message = format!("shard {shard} owns a part of what is to be deleted there");
+            return Err(Failure { message, is_transient: false });
+        }
+        let tables = subject::parts(&catalog, record, false);
+        let client = self.shard(shard)?;
+        client.drop_ranges(record.id, tables).await?;
+        for _ in 0..CLEAN_POLLS_MAX {
+            if client.is_range_clean(record.id).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(self.timing.clean_poll).await;
+        }
+        let message = format!("shard {shard} still deletes what moved");
+        Err(Failure { message, is_transient: true })
+    }
+
+    /// Sets values apart that the target alone gives, and prepares the target's counters under storage ids of their own.
+    async fn move_sequences(&mut self, record: &mut Record) -> Result<()> {
+        let catalog = self.locked()?;
+        self.storages.clear();
+        record.sequences.clear();
+        for sequence in record.subject.sequences(&catalog) {
+            self.store.reserve_ids(&catalog.ids).await?;
+            let storage = catalog.ids.storage().map_err(PgError::from)?;
+            let (source, target) = (self.shard(sequence.home)?, self.shard(record.to)?);
+            let mut spec = sequence.spec.clone();
+            let mut reserved = None;
+            if let Some(state) = source.sequence_get(&spec).await? {
+                let state = match source.sequence_next(&spec, SEQUENCE_RESERVED).await {
+                    Ok(values) => {
+                        let steps = i64::from(values.count.saturating_sub(1));
+                        let last = values.first.saturating_add(steps.saturating_mul(spec.increment));
+                        reserved = Some(last);
+                        SequenceState { last_value: values.first, is_called: false }
+                    }
+                    // At its end: so it stays.
+                    Err(ShardError::SequenceExhausted { .. }) => state,
+                    Err(error) => return Err(error.into()),
+                };
+                let old = std::mem::replace(&mut spec.storage, storage);
+                target.sequence_set(&spec, state).await?;
+                spec.storage = old;
+            }
+            let moved =
+                MovedSequence { sequence: sequence.oid, old_storage: spec.storage, reserved };
+            record.sequences.push(moved);
+            self.storages.push((sequence.oid, storage));
+        }
+        Ok(())
+    }
+
+    /// Has the source count no further, and the target skip what was drawn there meanwhile.
+    async fn close_sequences(&mut self, record: &Record) -> Result<()> {
+        let catalog = self.store.current();
+        let source = self.shard(record.from)?;
+        let mut dropped = Vec::new();
+        for moved in &record.sequences {
+            let fence = Fence::Placement { id: Oid(moved.old_storage.0), epoch: 1 };
+            source.fence(&RequestContext::default(), vec![fence]).await?;
+            dropped.push(moved.old_storage);
+            let Some(sequence) = catalog.sequences.get(&moved.sequence) else { continue };
+            let mut old = sequence.spec.clone();
+            old.storage = moved.old_storage;
+            let Some(drawn) = source.sequence_get(&old).await? else { continue };
+            let is_beyond = |a: i64, b: i64| if old.increment > 0 { a > b } else { a < b };
+            if moved.reserved.is_some_and(|last| !is_beyond(drawn.last_value, last)) {
+                continue;
+            }
+            let target = self.shard(record.to)?;
+            let here = target.sequence_get(&sequence.spec).await?;
+            if here.is_none_or(|here| is_beyond(drawn.last_value, here.last_value)) {
+                target.sequence_set(&sequence.spec, drawn).await?;
+            }
+        }
+        self.store.drop_storages(dropped);
+        Ok(())
+    }
+}
+
+fn count(record: &mut Record, rows: &[cortex_shard_api::moves::MovedRow]) {
+    record.rows += rows.len() as u64;
+    let bytes = |row: &cortex_shard_api::moves::MovedRow| {
+        row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len)
+    };
+    record.bytes += rows.iter().map(bytes).sum::<usize>() as u64;
+}
+
+fn unexpected() -> Failure {
+    let message = "moving rows came in another shape than asked for".to_owned();
+    Failure { message, is_transient: false }
+}
