@@ -34,6 +34,10 @@ pub mod cluster;
 
 /// The durable catalog, schema changes, and the relations that show it.
 pub mod catalog;
+
+/// Rows that change their shard.
+pub mod moves;
+
 /// Query text to statements.
 pub mod parse;
 

@@ -15,6 +15,19 @@ pub enum Administration {
     CreateDistributedTable,
     CreateReferenceTable,
     UndistributeTable,
+    MoveSlots,
+    MoveRange,
+    MoveSchema,
+    RebalancePlan,
+    RebalanceStart,
+    RebalanceStop,
+    RebalanceStatus,
+    Retry,
+    Abort,
+    Verify,
+    AddShard,
+    DrainShard,
+    RemoveShard,
 }
 
 /// A function that a statement can call by itself.
@@ -63,6 +76,41 @@ const fn defaulted(name: &'static str, ty: SqlType, value: &'static str) -> Argu
     Argument { name, ty, default: DefaultValue::Value(value) }
 }
 
+const PLAN_COLUMNS: &[(&str, SqlType)] = &[
+    ("subject", SqlType::Text),
+    ("from_shard", SqlType::Int4),
+    ("to_shard", SqlType::Int4),
+    ("bytes", SqlType::Int8),
+    ("reason", SqlType::Text),
+];
+
+const STATUS_COLUMNS: &[(&str, SqlType)] = &[
+    ("move", SqlType::Int8),
+    ("subject", SqlType::Text),
+    ("from_shard", SqlType::Int4),
+    ("to_shard", SqlType::Int4),
+    ("phase", SqlType::Text),
+    ("rows", SqlType::Int8),
+    ("bytes", SqlType::Int8),
+    ("bytes_total", SqlType::Int8),
+    ("lag_bytes", SqlType::Int8),
+    ("remaining_seconds", SqlType::Float8),
+    ("write_stall_ms", SqlType::Float8),
+    ("created_at", SqlType::Timestamptz),
+    ("ended_at", SqlType::Timestamptz),
+    ("reason", SqlType::Text),
+    ("error", SqlType::Text),
+];
+
+const VERIFY_COLUMNS: &[(&str, SqlType)] = &[
+    ("table_name", SqlType::Text),
+    ("source_rows", SqlType::Int8),
+    ("source_checksum", SqlType::Int8),
+    ("target_rows", SqlType::Int8),
+    ("target_checksum", SqlType::Int8),
+    ("is_equal", SqlType::Bool),
+];
+
 /// Every function, by OID.
 pub static FUNCTIONS: &[Function] = &[
     Function {
@@ -88,6 +136,177 @@ pub static FUNCTIONS: &[Function] = &[
         in_block: true,
         reads_only: false,
         description: "make one of the two ranges of a range table that meet at a split point; both are on one shard",
+    },
+    Function {
+        id: Administration::MoveSlots,
+        oid: 9212,
+        schema: "cortex",
+        name: "move_slots",
+        arguments: &[
+            argument("table_name", SqlType::Regclass),
+            argument("from_shard", SqlType::Int4),
+            argument("to_shard", SqlType::Int4),
+            Argument { name: "slots", ty: SqlType::Text, default: DefaultValue::Null },
+            defaulted("wait", SqlType::Bool, "true"),
+        ],
+        columns: &[("move_slots", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "move slots ('0-99,200'; all that from_shard has) of the table's co-location group to another shard",
+    },
+    Function {
+        id: Administration::MoveRange,
+        oid: 9213,
+        schema: "cortex",
+        name: "move_range",
+        arguments: &[
+            argument("table_name", SqlType::Regclass),
+            argument("at", SqlType::Text),
+            argument("to_shard", SqlType::Int4),
+            defaulted("wait", SqlType::Bool, "true"),
+        ],
+        columns: &[("move_range", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "move the range of a range table that holds a value to another shard",
+    },
+    Function {
+        id: Administration::MoveSchema,
+        oid: 9214,
+        schema: "cortex",
+        name: "move_schema",
+        arguments: &[
+            argument("schema_name", SqlType::Text),
+            argument("to_shard", SqlType::Int4),
+            defaulted("wait", SqlType::Bool, "true"),
+        ],
+        columns: &[("move_schema", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "make another shard the home of a schema, with its home tables and sequences",
+    },
+    Function {
+        id: Administration::RebalancePlan,
+        oid: 9215,
+        schema: "cortex",
+        name: "rebalance_plan",
+        arguments: &[defaulted("strategy", SqlType::Text, "by_bytes")],
+        columns: PLAN_COLUMNS,
+        returns_table: true,
+        in_block: false,
+        reads_only: true,
+        description: "the moves that would spread bytes (by_bytes) or slots and ranges (by_slots) evenly",
+    },
+    Function {
+        id: Administration::RebalanceStart,
+        oid: 9216,
+        schema: "cortex",
+        name: "rebalance_start",
+        arguments: &[defaulted("strategy", SqlType::Text, "by_bytes")],
+        columns: &[("rebalance_start", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "run the moves of rebalance_plan one by one in the background; how many there are",
+    },
+    Function {
+        id: Administration::RebalanceStop,
+        oid: 9217,
+        schema: "cortex",
+        name: "rebalance_stop",
+        arguments: &[],
+        columns: &[("rebalance_stop", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "take back the moves of rebalance_start that have not begun; how many there were",
+    },
+    Function {
+        id: Administration::RebalanceStatus,
+        oid: 9218,
+        schema: "cortex",
+        name: "rebalance_status",
+        arguments: &[],
+        columns: STATUS_COLUMNS,
+        returns_table: true,
+        in_block: false,
+        reads_only: true,
+        description: "moves, how far they are, and what they met",
+    },
+    Function {
+        id: Administration::Retry,
+        oid: 9219,
+        schema: "cortex",
+        name: "retry",
+        arguments: &[argument("move", SqlType::Int8)],
+        columns: &[("retry", SqlType::Void)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "let a move that failed go on",
+    },
+    Function {
+        id: Administration::Abort,
+        oid: 9220,
+        schema: "cortex",
+        name: "abort",
+        arguments: &[argument("move", SqlType::Int8), defaulted("wait", SqlType::Bool, "true")],
+        columns: &[("abort", SqlType::Void)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "give a move up before its cutover has committed; what was copied is deleted",
+    },
+    Function {
+        id: Administration::Verify,
+        oid: 9221,
+        schema: "cortex",
+        name: "verify",
+        arguments: &[argument("move", SqlType::Int8)],
+        columns: VERIFY_COLUMNS,
+        returns_table: true,
+        in_block: false,
+        reads_only: true,
+        description: "rows and checksums of what a move moves, on both shards, as of now",
+    },
+    Function {
+        id: Administration::AddShard,
+        oid: 9222,
+        schema: "cortex",
+        name: "add_shard",
+        arguments: &[argument("address", SqlType::Text)],
+        columns: &[("add_shard", SqlType::Int4)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "give a shard that has joined from this address copies of all reference tables; its id",
+    },
+    Function {
+        id: Administration::DrainShard,
+        oid: 9223,
+        schema: "cortex",
+        name: "drain_shard",
+        arguments: &[argument("shard", SqlType::Int4)],
+        columns: &[("drain_shard", SqlType::Int8)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "place nothing new on a shard and move everything off it in the background; how many moves that takes",
+    },
+    Function {
+        id: Administration::RemoveShard,
+        oid: 9224,
+        schema: "cortex",
+        name: "remove_shard",
+        arguments: &[argument("shard", SqlType::Int4)],
+        columns: &[("remove_shard", SqlType::Void)],
+        returns_table: false,
+        in_block: false,
+        reads_only: false,
+        description: "take an empty shard out of the cluster for good",
     },
     // Names and arguments of Citus, for those who come from there.
     Function {
@@ -136,9 +355,8 @@ pub static FUNCTIONS: &[Function] = &[
     },
 ];
 
-/// A function by name; without a schema, whichever schema it is in.
-pub fn by_name(schema: Option<&str>, name: &str) -> Option<&'static Function> {
-    FUNCTIONS.iter().find(|it| it.name == name && schema.is_none_or(|schema| schema == it.schema))
+pub fn by_name(schema: &str, name: &str) -> Option<&'static Function> {
+    FUNCTIONS.iter().find(|it| it.schema == schema && it.name == name)
 }
 
 pub fn by_oid(oid: Oid) -> Option<&'static Function> {

@@ -123,6 +123,10 @@ impl CatalogStore {
         Ok(store)
     }
 
+    pub(crate) fn meta(&self) -> &Arc<dyn ShardClient> {
+        &self.meta
+    }
+
     pub fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
     }

@@ -20,6 +20,7 @@ use crate::{
     catalog::{CatalogStore, MadeRows},
     cluster::Shards,
     error::{PgError, SqlState},
+    moves::{Moves, driver::Timing},
     statement::{LoginRole, SqlService, SqlSession},
 };
 
@@ -33,6 +34,7 @@ pub struct Gateway {
     pub(crate) store: Arc<CatalogStore>,
     pub(crate) activities: Arc<Activities>,
     pub(crate) copies: Arc<Copies>,
+    pub(crate) moves: Arc<Moves>,
     /// Where analytic queries run, so that a long one does not hold up the connections.
     pub(crate) queries: Handle,
     pub counters: Arc<Counters>,
@@ -43,8 +45,14 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn new(store: Arc<CatalogStore>, queries: Handle) -> Gateway {
+        Gateway::with_timing(store, queries, Timing::default())
+    }
+
+    /// A gateway whose moves are in more or less of a hurry.
+    pub fn with_timing(store: Arc<CatalogStore>, queries: Handle, timing: Timing) -> Gateway {
         let cluster = store.cluster();
         Gateway {
+            moves: Moves::start(store.clone(), timing),
             copies: Arc::new(Copies::new(store.clone())),
             shards: cluster.shards.clone(),
             // No other gateway, and no other start of this one, has these.

@@ -8,16 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cortex_planner::catalog::{Catalog, placement::set_placement};
+use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{
     LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId,
     client::{RequestContext, SequenceState, ShardClient},
     copies::CopyCursor,
-    descriptor::{Fence, Placement},
-    moves::{ApplyMoving, HoldRanges, MovePosition, MovingFrom, MovingRequest, MovingRows, TableRanges},
+    descriptor::Fence,
+    moves::{
+        ApplyMoving, HoldRanges, MovePosition, MovingFrom, MovingRequest, MovingRows, TableRanges,
+    },
 };
 
 use super::{
+    copies,
     machine::{Command, Event, Failure, Machine, Side},
     record::{MovedSequence, Phase, Record, Records},
     subject,
@@ -117,6 +120,8 @@ impl Drop for Snapshot {
 pub enum Stopped {
     /// The machine has nothing more to do.
     Ended,
+    /// It has waited after a failure: another move may go on meanwhile.
+    HadTrouble,
     /// Somebody else drives moves now.
     LostLock,
 }
@@ -194,6 +199,7 @@ impl Driver {
                 }
                 _ => {}
             }
+            let has_waited = command == Command::Wait && machine.record.fenced.is_empty();
             let event = self.carry_out(&command, &mut machine.record).await;
             let event = event.unwrap_or_else(|failure| {
                 tracing::debug!(id = %self.stored.id, ?command, message = failure.message, "a step of a move failed");
@@ -201,6 +207,9 @@ impl Driver {
                 Event::Failed(failure)
             });
             command = machine.next(event);
+            if has_waited && machine.takes_wishes() {
+                return Stopped::HadTrouble;
+            }
         }
     }
 
@@ -220,7 +229,7 @@ impl Driver {
         }
         Ok(match command {
             Command::AddCopies => {
-                self.add_copies(record.to).await?;
+                copies::add(&self.store, record.to, self.timing).await?;
                 Event::CopiesAdded
             }
             Command::LockCatalog => {
@@ -255,7 +264,7 @@ impl Driver {
                 self.held = Some(Instant::now());
                 let tables = subject::parts(&*self.locked()?, record, false);
                 let (grace, limit) = (self.timing.grace, self.timing.hold_limit);
-                let request = HoldRanges { id: record.id, tables, grace, limit };
+                let request = HoldRanges { id: record.attempt, tables, grace, limit };
                 Event::Held(self.shard(record.from)?.hold_ranges(request).await?)
             }
             Command::Drain(to) => {
@@ -271,7 +280,7 @@ impl Driver {
                 Event::SequencesClosed
             }
             Command::Release => {
-                self.shard(record.from)?.release_ranges(record.id).await?;
+                self.shard(record.from)?.release_ranges(record.attempt).await?;
                 if let Some(held) = self.held.take() {
                     let micros = held.elapsed().as_micros() as u64;
                     // Of several tries the longest is what a client saw.
@@ -281,6 +290,10 @@ impl Driver {
             }
             Command::Clean(side) => {
                 self.clean(*side, record).await?;
+                if *side == Side::Target {
+                    // This one has ended there for good.
+                    record.attempt = self.records.number().await?;
+                }
                 Event::Cleaned
             }
             Command::Reload => {
@@ -373,51 +386,10 @@ impl Driver {
             Side::Source => record.from,
             Side::Target => record.to,
         };
-        let fences = record.fenced.iter().map(|(id, epoch)| Fence::Placement { id: *id, epoch: *epoch });
+        let fences =
+            record.fenced.iter().map(|(id, epoch)| Fence::Placement { id: *id, epoch: *epoch });
         let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
         Ok(self.shard(shard)?.fence(&context, fences.collect()).await?)
-    }
-
-    /// Tables that a shard could not check foreign keys against make no sense there.
-    async fn add_copies(&mut self, to: ShardId) -> Result<()> {
-        let lacks = |catalog: &Catalog| -> Vec<(Oid, ShardId)> {
-            let tables = catalog.tables.values().map(|table| &table.descriptor);
-            let lacking = tables.filter_map(|table| match &table.placement {
-                Placement::Reference(copies) if !copies.contains(&to) => {
-                    Some((table.oid, table.primary_copy()?))
-                }
-                _ => None,
-            });
-            lacking.collect()
-        };
-        if lacks(&self.store.refresh().await?).is_empty() {
-            return Ok(());
-        }
-        let guard = self.store.lock_ddl(Some(self.timing.lock_wait)).await?;
-        let base = self.store.current();
-        let mut next = Catalog::clone(&base);
-        for (table, primary) in lacks(&base) {
-            let newest = self.shard(primary)?;
-            let newest = newest.copy_position(primary, LogIndex(0), Duration::ZERO).await?;
-            let copy = self.shard(to)?;
-            let reached = copy.copy_position(primary, newest, self.timing.copies_wait).await?;
-            if reached < newest {
-                let message = format!("shard {to} has not copied the reference tables yet");
-                return Err(Failure { message, is_transient: true });
-            }
-            let Some(descriptor) = next.tables.get(&table).map(|it| it.descriptor.clone()) else {
-                continue;
-            };
-            if let Placement::Reference(copies) = &descriptor.placement {
-                let mut copies = copies.clone();
-                copies.push(to);
-                let epoch = descriptor.placement_epoch + 1;
-                set_placement(&mut next, table, Some(Placement::Reference(copies)), epoch);
-            }
-        }
-        self.store.publish_with(&base, &next, Vec::new()).await?;
-        drop(guard);
-        Ok(())
     }
 
     /// Whether the tables are still those that are copied.
@@ -427,7 +399,7 @@ impl Driver {
 
     async fn position(&mut self, record: &Record) -> Result<Option<MovePosition>> {
         if self.position.is_none() {
-            self.position = self.shard(record.to)?.move_position(record.id).await?;
+            self.position = self.shard(record.to)?.move_position(record.attempt).await?;
         }
         Ok(self.position.clone())
     }
@@ -441,7 +413,7 @@ impl Driver {
         to: MovePosition,
     ) -> Result<()> {
         let from = self.position.clone();
-        let request = ApplyMoving { id: record.id, tables, page, rows, from, to: to.clone() };
+        let request = ApplyMoving { id: record.attempt, tables, page, rows, from, to: to.clone() };
         self.shard(record.to)?.apply_moving(request).await?;
         self.position = Some(to);
         Ok(())
@@ -473,7 +445,7 @@ impl Driver {
             return self.nothing_to_copy(record).await;
         }
         let from = MovingFrom::Snapshot { snapshot, start };
-        let request = MovingRequest { id: record.id, tables: tables.clone(), from };
+        let request = MovingRequest { id: record.attempt, tables: tables.clone(), from };
         let MovingRows::Page { start, end, rows, next, index } =
             source.read_moving(request).await?
         else {
@@ -512,7 +484,7 @@ impl Driver {
         }
         self.log_touched = Instant::now();
         let from = MovingFrom::Log { cursor, wait: Duration::ZERO };
-        let request = MovingRequest { id: record.id, tables: Vec::new(), from };
+        let request = MovingRequest { id: record.attempt, tables: Vec::new(), from };
         self.shard(record.from)?.read_moving(request).await?;
         Ok(())
     }
@@ -537,7 +509,7 @@ impl Driver {
         let cursor = self.cursor.unwrap_or(log);
         let (read, stored) = tables;
         let from = MovingFrom::Log { cursor, wait };
-        let request = MovingRequest { id: record.id, tables: read, from };
+        let request = MovingRequest { id: record.attempt, tables: read, from };
         match self.shard(record.from)?.read_moving(request).await? {
             MovingRows::Log { rows, next, behind_bytes } => {
                 if !rows.is_empty() {
@@ -601,9 +573,9 @@ impl Driver {
         }
         let tables = subject::parts(&catalog, record, false);
         let client = self.shard(shard)?;
-        client.drop_ranges(record.id, tables).await?;
+        client.drop_ranges(record.attempt, tables).await?;
         for _ in 0..CLEAN_POLLS_MAX {
-            if client.is_range_clean(record.id).await? {
+            if client.is_range_clean(record.attempt).await? {
                 return Ok(());
             }
             tokio::time::sleep(self.timing.clean_poll).await;
@@ -627,7 +599,8 @@ impl Driver {
                 let state = match source.sequence_next(&spec, SEQUENCE_RESERVED).await {
                     Ok(values) => {
                         let steps = i64::from(values.count.saturating_sub(1));
-                        let last = values.first.saturating_add(steps.saturating_mul(spec.increment));
+                        let last =
+                            values.first.saturating_add(steps.saturating_mul(spec.increment));
                         reserved = Some(last);
                         SequenceState { last_value: values.first, is_called: false }
                     }

@@ -11,8 +11,8 @@
 //!   any phase before cleaning ─► aborting ─► aborted
 //! ```
 //!
-//! - **Begin**: the epoch of what moves is raised, with the target fenced first, so that nothing that an earlier attempt left
-//!   under way (a late request to delete, to store) is accepted on the target from now on.
+//! - **Attempts** have numbers of their own: what is still under way of an earlier one (a late request to delete, to store) is
+//!   refused by the shard that ended it.
 //! - **Cutover**: hold the writers, drain the log, fence target and source, drain up to the source's fence, publish. What makes
 //!   it safe is the fence: behind it the source commits nothing under the old map, whether the hold still lasts or not.
 //! - **Undo**: fences that were recorded and not published past are made harmless by a publication of the old owners with an
@@ -108,8 +108,12 @@ pub enum Event {
     Fenced(LogIndex),
     Published,
     /// Whether it was the last page.
-    Copied { is_last: bool },
-    Followed { behind_bytes: u64 },
+    Copied {
+        is_last: bool,
+    },
+    Followed {
+        behind_bytes: u64,
+    },
     /// The tables are not those that are copied: their shape or their number has changed, or the log does not reach back.
     Outdated,
     Held(LogIndex),
@@ -149,8 +153,8 @@ enum Step {
     Idle,
     Locking(Purpose),
     /// The record with fences is being written.
-    Announcing(Purpose),
-    FencingTarget(Purpose),
+    Announcing,
+    FencingTarget,
     Holding,
     Draining,
     FencingSource,
@@ -184,7 +188,14 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(record: Record) -> Machine {
-        Machine { record, step: Step::Idle, rounds: 0, has_copies: false, owes_pause: false, n_failed: 0 }
+        Machine {
+            record,
+            step: Step::Idle,
+            rounds: 0,
+            has_copies: false,
+            owes_pause: false,
+            n_failed: 0,
+        }
     }
 
     /// The first command.
@@ -217,9 +228,7 @@ impl Machine {
                 }
                 self.proceed()
             }
-            Event::Waited | Event::Saved
-                if matches!(self.step, Step::Saving | Step::Waiting) =>
-            {
+            Event::Waited | Event::Saved if matches!(self.step, Step::Saving | Step::Waiting) => {
                 self.proceed()
             }
             other => self.advance(other),
@@ -271,22 +280,13 @@ impl Machine {
         match (self.step, event) {
             (Step::Working, event) => self.worked(event),
             (Step::Locking(purpose), Event::Locked(layout)) => self.locked(purpose, &layout),
-            (Step::Announcing(Purpose::Cutover), Event::Saved) => {
-                self.go(Step::Holding, Command::Hold)
-            }
-            (Step::Announcing(purpose), Event::Saved) => {
-                self.go(Step::FencingTarget(purpose), Command::Fence(Side::Target))
-            }
+            (Step::Announcing, Event::Saved) => self.go(Step::Holding, Command::Hold),
             (Step::Holding, Event::Held(index)) => self.go(Step::Draining, Command::Drain(index)),
             (Step::Draining, Event::Drained) => {
-                self.go(Step::FencingTarget(Purpose::Cutover), Command::Fence(Side::Target))
+                self.go(Step::FencingTarget, Command::Fence(Side::Target))
             }
-            (Step::FencingTarget(Purpose::Cutover), Event::Fenced(_)) => {
+            (Step::FencingTarget, Event::Fenced(_)) => {
                 self.go(Step::FencingSource, Command::Fence(Side::Source))
-            }
-            (Step::FencingTarget(_), Event::Fenced(_)) => {
-                self.record.phase = Phase::Copying;
-                self.go(Step::Publishing(Purpose::Begin), Command::PublishOldOwners)
             }
             (Step::FencingSource, Event::Fenced(index)) => {
                 self.go(Step::DrainingToFence, Command::Drain(index))
@@ -378,7 +378,8 @@ impl Machine {
             Purpose::Begin => match layout.owner {
                 Owner::Source => {
                     self.record.copied = layout.tables.clone();
-                    self.announce(Purpose::Begin, layout)
+                    self.record.phase = Phase::Copying;
+                    self.go(Step::Saving, Command::Save)
                 }
                 Owner::Gone => self.end_as_gone(),
                 Owner::Target | Owner::Other => {
@@ -391,7 +392,7 @@ impl Machine {
                 match layout.owner {
                     Owner::Source if is_same => {
                         self.record.phase = Phase::Cutover;
-                        self.announce(Purpose::Cutover, layout)
+                        self.announce(layout)
                     }
                     Owner::Source => self.begin_anew(),
                     Owner::Gone => self.end_as_gone(),
@@ -404,11 +405,11 @@ impl Machine {
         }
     }
 
-    fn announce(&mut self, purpose: Purpose, layout: &Layout) -> Command {
+    fn announce(&mut self, layout: &Layout) -> Command {
         self.record.trouble = None;
         self.record.fenced =
             layout.placements.iter().map(|(placement, epoch)| (*placement, epoch + 1)).collect();
-        self.go(Step::Announcing(purpose), Command::Save)
+        self.go(Step::Announcing, Command::Save)
     }
 
     /// What was to move was dropped: what is on the target goes, and that is all.
@@ -426,8 +427,8 @@ impl Machine {
     fn failed(&mut self, failure: Failure) -> Command {
         match self.step {
             // Fences may be set, the outcome of a write may be open, or writers may wait: let them in, and see what is durable.
-            Step::Announcing(_)
-            | Step::FencingTarget(_)
+            Step::Announcing
+            | Step::FencingTarget
             | Step::Holding
             | Step::Draining
             | Step::FencingSource

@@ -84,6 +84,8 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub id: MoveId,
+    /// What shards know it by: another number for each attempt.
+    pub attempt: MoveId,
     pub subject: Subject,
     pub from: ShardId,
     pub to: ShardId,
@@ -132,6 +134,7 @@ impl Record {
     pub fn new(subject: Subject, from: ShardId, to: ShardId, reason: String) -> Record {
         Record {
             id: MoveId(0),
+            attempt: MoveId(0),
             subject,
             from,
             to,
@@ -231,6 +234,23 @@ impl Records {
         entries.first().map(|(_, value)| decode(value)).transpose()
     }
 
+    /// A number that nothing else has.
+    pub async fn number(&self) -> Result<MoveId, ShardError> {
+        for _ in 0..TRIES_MAX {
+            let stored = self.0.meta_scan(&head_key()).await?;
+            let Some((_, old)) = stored.first() else { break };
+            let head = decode::<Head>(old)?;
+            let next = Head { next: head.next + 1, format: head.format };
+            let write = MetaWrite { key: head_key(), value: Some(encode(&next)?) };
+            match self.0.meta_write((head_key(), Some(old.to_vec())), vec![write]).await {
+                Ok(_) => return Ok(MoveId(head.next)),
+                Err(ShardError::MetaConflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ShardError::MetaConflict)
+    }
+
     /// Numbers new moves and writes them, all or none. `check` sees the moves there are.
     pub async fn add<E: From<ShardError>>(
         &self,
@@ -257,6 +277,7 @@ impl Records {
             let mut writes = Vec::new();
             for record in &mut new {
                 record.id = MoveId(next);
+                record.attempt = record.id;
                 next += 1;
                 writes.push(record.write()?);
             }

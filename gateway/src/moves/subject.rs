@@ -68,9 +68,8 @@ impl Subject {
             Subject::Slots { runs, .. } => runs
                 .iter()
                 .map(|(from, to)| {
-                    let slot = |slot| {
-                        Bytes::copy_from_slice(&slot_prefix(table.storage, Slot(slot)))
-                    };
+                    let slot =
+                        |slot| Bytes::copy_from_slice(&slot_prefix(table.storage, Slot(slot)));
                     let end = if to + 1 < SLOTS { slot(to + 1) } else { last.clone() };
                     (slot(*from), end)
                 })

@@ -104,9 +104,7 @@ impl Binder<'_> {
         match parts.as_slice() {
             [name] => Ok(name.clone()),
             [schema, name] if schema == "pg_catalog" => Ok(name.clone()),
-            [schema, name]
-                if schema == "cortex" && self.namespace.system.is_administration(name) =>
-            {
+            [schema, name] if self.namespace.system.is_administration(schema, name) => {
                 Err(stands_alone(&parts.join(".")))
             }
             _ => Err(PlanError::new(
@@ -178,7 +176,7 @@ impl Binder<'_> {
                 {
                     return self.cast(arg.clone(), TypeMod::plain(to));
                 }
-                if self.namespace.system.is_administration(name) {
+                if self.namespace.system.is_administration("pg_catalog", name) {
                     return Err(stands_alone(name).at(position));
                 }
                 return Err(PlanError::from(error).at(position));
@@ -498,7 +496,7 @@ impl Binder<'_> {
 }
 
 /// A function that changes the cluster, called inside another statement.
-fn stands_alone(name: &str) -> PlanError {
+pub(crate) fn stands_alone(name: &str) -> PlanError {
     PlanError::unsupported(
         format!("function {name} can only be called by itself"),
         format!(

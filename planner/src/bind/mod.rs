@@ -33,7 +33,7 @@ mod operators;
 /// Calls of functions, aggregates and window functions.
 mod calls;
 
-pub(crate) use calls::check_orderable;
+pub(crate) use calls::{check_orderable, stands_alone};
 
 /// Characters of the statement that an error points to.
 mod position;

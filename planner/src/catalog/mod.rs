@@ -189,7 +189,7 @@ pub trait SystemRelations: Send + Sync + std::fmt::Debug {
 
     /// Whether a function of that name changes the cluster: such calls stand alone, and the gateway takes them before they
     /// are bound. Where one is met in another place, the error says so.
-    fn is_administration(&self, _name: &str) -> bool {
+    fn is_administration(&self, _schema: &str, _name: &str) -> bool {
         false
     }
 }

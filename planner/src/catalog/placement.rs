@@ -204,9 +204,8 @@ pub fn ranges_between(
 ) -> std::ops::Range<usize> {
     let first = start.map_or(0, |start| range_of(map, start));
     // The range that holds the last key below `end`.
-    let last = end.map_or(map.splits.len(), |end| {
-        map.splits.partition_point(|split| split.as_slice() < end)
-    });
+    let last = end
+        .map_or(map.splits.len(), |end| map.splits.partition_point(|split| split.as_slice() < end));
     first..last + 1
 }
 

@@ -28,6 +28,7 @@ use crate::{
     bind::{
         Binder, Clause, Scope,
         names::{ScopeColumn, ScopeRelation, fold_ident, plan_column, table_relation},
+        stands_alone,
         typed::{ColumnRef, Kind, TypedExpr},
     },
     catalog::{Relation, Table, View},
@@ -699,6 +700,14 @@ impl Binder<'_> {
     /// The call and alias of a function in FROM.
     fn table_function<'f>(&self, factor: &'f TableFactor) -> Result<TableFunction<'f>, PlanError> {
         let position = self.position(factor.span());
+        if let TableFactor::Table { name, .. } | TableFactor::Function { name, .. } = factor
+            && let [schema, name] = &name.0[..]
+            && let (Some(schema), Some(name)) = (schema.as_ident(), name.as_ident())
+            && let (schema, name) = (fold_ident(schema), fold_ident(name))
+            && self.namespace.system.is_administration(&schema, &name)
+        {
+            return Err(stands_alone(&format!("{schema}.{name}")).at(position));
+        }
         match factor {
             TableFactor::Table { name, alias, args: Some(args), with_ordinality, .. } => {
                 Ok(TableFunction {

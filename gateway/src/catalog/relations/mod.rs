@@ -145,8 +145,8 @@ impl SystemCatalog {
 }
 
 impl SystemRelations for SystemCatalog {
-    fn is_administration(&self, name: &str) -> bool {
-        administration::by_name(None, name).is_some()
+    fn is_administration(&self, schema: &str, name: &str) -> bool {
+        administration::by_name(schema, name).is_some()
     }
 
     fn relation(&self, schema: &str, name: &str) -> Option<Arc<SystemRelation>> {

@@ -131,7 +131,7 @@ fn function_of(name: &ObjectName) -> Option<&'static Function> {
         }
         _ => return None,
     };
-    administration::by_name(Some(schema), name)
+    administration::by_name(schema, name)
 }
 
 /// Puts the column of the result where the call was; its alias stays.
@@ -210,8 +210,8 @@ impl SystemRelations for WithResult {
         }))
     }
 
-    fn is_administration(&self, name: &str) -> bool {
-        self.inner.is_administration(name)
+    fn is_administration(&self, schema: &str, name: &str) -> bool {
+        self.inner.is_administration(schema, name)
     }
 }
 

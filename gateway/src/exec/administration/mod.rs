@@ -17,8 +17,17 @@ mod ranges;
 /// Functions that change a table's kind.
 mod kinds;
 
+/// Moves, one by one.
+mod moves;
+
+/// Plans of many moves.
+mod rebalance;
+
+/// Shards that come and go.
+mod shards;
+
 use cortex_functions::scalar;
-use cortex_shard_api::{Datum, Oid, SqlType, client::Row};
+use cortex_shard_api::{Datum, MoveId, Oid, ShardId, SqlType, client::Row};
 
 pub(super) use self::bind::{AdministrationPlan, Call};
 use super::session::Session;
@@ -84,8 +93,27 @@ impl Session {
             Administration::UndistributeTable => {
                 self.undistribute_table(arguments).await.map(|()| void())
             }
+            Administration::MoveSlots => self.move_slots(arguments).await,
+            Administration::MoveRange => self.move_range(arguments).await,
+            Administration::MoveSchema => self.move_schema(arguments).await,
+            Administration::RebalancePlan => self.rebalance_plan(arguments).await,
+            Administration::RebalanceStart => self.rebalance_start(arguments).await,
+            Administration::RebalanceStop => self.rebalance_stop().await,
+            Administration::RebalanceStatus => self.rebalance_status().await,
+            Administration::Retry => self.retry_move(arguments).await.map(|()| void()),
+            Administration::Abort => self.abort_move(arguments).await.map(|()| void()),
+            Administration::Verify => self.verify_move(arguments).await,
+            Administration::AddShard => self.add_shard(arguments).await,
+            Administration::DrainShard => self.drain_shard(arguments).await,
+            Administration::RemoveShard => self.remove_shard(arguments).await.map(|()| void()),
         }
     }
+}
+
+/// 42704
+fn no_move(id: impl std::fmt::Display) -> PgError {
+    PgError::new(SqlState::UNDEFINED_OBJECT, format!("there is no move {id}"))
+        .with_hint("SELECT * FROM cortex.rebalance_status() lists them.")
 }
 
 /// The row of a function that returns nothing.
@@ -124,6 +152,22 @@ impl Arguments {
     pub fn boolean(&self, position: usize) -> Result<bool, PgError> {
         match self.values.get(position) {
             Some(Datum::Bool(value)) => Ok(*value),
+            _ => Err(self.null(position)),
+        }
+    }
+
+    pub fn shard(&self, position: usize) -> Result<ShardId, PgError> {
+        match self.values.get(position) {
+            Some(Datum::Int4(id)) => u32::try_from(*id).map(ShardId).map_err(|_| {
+                PgError::new(SqlState::INVALID_PARAMETER_VALUE, format!("there is no shard {id}"))
+            }),
+            _ => Err(self.null(position)),
+        }
+    }
+
+    pub fn move_id(&self, position: usize) -> Result<MoveId, PgError> {
+        match self.values.get(position) {
+            Some(Datum::Int8(id)) => u32::try_from(*id).map(MoveId).map_err(|_| no_move(*id)),
             _ => Err(self.null(position)),
         }
     }
