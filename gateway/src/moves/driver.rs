@@ -10,7 +10,7 @@ use std::{
 
 use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{
-    LogIndex, Oid, ShardError, ShardId, SnapshotId, StorageId,
+    LogIndex, ShardError, ShardId, SnapshotId,
     client::{RequestContext, SequenceState, ShardClient},
     copies::CopyCursor,
     descriptor::Fence,
@@ -22,7 +22,7 @@ use cortex_shard_api::{
 use super::{
     copies,
     machine::{Command, Event, Failure, Machine, Side},
-    record::{MovedSequence, Phase, Record, Records},
+    record::{Phase, Record, Records},
     subject,
 };
 use crate::{
@@ -74,10 +74,6 @@ const CLEAN_POLLS_MAX: usize = 100;
 /// While pages are copied the log is asked for so often, or the source would purge what comes behind the snapshot.
 const LOG_TOUCH: Duration = Duration::from_secs(5);
 
-/// Values of a sequence that are set apart for the target at the cutover: more than others may draw on the source until the
-/// new home is known everywhere.
-const SEQUENCE_RESERVED: u32 = 100_000;
-
 /// Bounds of one question for log inside the cutover.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 
@@ -99,8 +95,6 @@ pub struct Driver {
     /// When the record was last written.
     saved: Instant,
     log_touched: Instant,
-    /// Where moved sequences will count.
-    storages: Vec<(Oid, StorageId)>,
 }
 
 /// A snapshot of the source.
@@ -176,7 +170,6 @@ impl Driver {
             held: None,
             saved: Instant::now(),
             log_touched: Instant::now(),
-            storages: Vec::new(),
         }
     }
 
@@ -253,7 +246,7 @@ impl Driver {
             }
             Command::PublishNewOwners => {
                 let base = self.locked()?;
-                let next = subject::with_new_owners(&base, record, &self.storages);
+                let next = subject::with_new_owners(&base, record);
                 let moved = Record { phase: Phase::Cleaning, ..record.clone() };
                 self.publish(&base, &next, &moved).await?;
                 Event::Published
@@ -273,6 +266,10 @@ impl Driver {
             }
             Command::MoveSequences => {
                 self.move_sequences(record).await?;
+                Event::SequencesMoved
+            }
+            Command::ReturnSequences => {
+                self.return_sequences(record).await?;
                 Event::SequencesMoved
             }
             Command::CloseSequences => {
@@ -584,69 +581,51 @@ impl Driver {
         Err(Failure { message, is_transient: true })
     }
 
-    /// Sets values apart that the target alone gives, and prepares the target's counters under storage ids of their own.
-    async fn move_sequences(&mut self, record: &mut Record) -> Result<()> {
+    /// Takes the counters from the source, which gives no values any more, to the target.
+    async fn move_sequences(&self, record: &Record) -> Result<()> {
         let catalog = self.locked()?;
-        self.storages.clear();
-        record.sequences.clear();
         for sequence in record.subject.sequences(&catalog) {
-            self.store.reserve_ids(&catalog.ids).await?;
-            let storage = catalog.ids.storage().map_err(PgError::from)?;
-            let (source, target) = (self.shard(sequence.home)?, self.shard(record.to)?);
-            let mut spec = sequence.spec.clone();
-            let mut reserved = None;
-            if let Some(state) = source.sequence_get(&spec).await? {
-                let state = match source.sequence_next(&spec, SEQUENCE_RESERVED).await {
-                    Ok(values) => {
-                        let steps = i64::from(values.count.saturating_sub(1));
-                        let last =
-                            values.first.saturating_add(steps.saturating_mul(spec.increment));
-                        reserved = Some(last);
-                        SequenceState { last_value: values.first, is_called: false }
-                    }
-                    // At its end: so it stays.
-                    Err(ShardError::SequenceExhausted { .. }) => state,
-                    Err(error) => return Err(error.into()),
-                };
-                let old = std::mem::replace(&mut spec.storage, storage);
-                target.sequence_set(&spec, state).await?;
-                spec.storage = old;
-            }
-            let moved =
-                MovedSequence { sequence: sequence.oid, old_storage: spec.storage, reserved };
-            record.sequences.push(moved);
-            self.storages.push((sequence.oid, storage));
+            let spec = &sequence.spec;
+            let source = self.shard(record.from)?;
+            source.sequence_set(spec, GONE).await?;
+            let state = source.sequence_get(spec).await?;
+            let state = state.ok_or_else(unexpected)?;
+            let state = SequenceState { is_gone: false, ..state };
+            self.shard(record.to)?.sequence_set(spec, state).await?;
         }
         Ok(())
     }
 
-    /// Has the source count no further, and the target skip what was drawn there meanwhile.
-    async fn close_sequences(&mut self, record: &Record) -> Result<()> {
-        let catalog = self.store.current();
-        let source = self.shard(record.from)?;
-        let mut dropped = Vec::new();
-        for moved in &record.sequences {
-            let fence = Fence::Placement { id: Oid(moved.old_storage.0), epoch: 1 };
-            source.fence(&RequestContext::default(), vec![fence]).await?;
-            dropped.push(moved.old_storage);
-            let Some(sequence) = catalog.sequences.get(&moved.sequence) else { continue };
-            let mut old = sequence.spec.clone();
-            old.storage = moved.old_storage;
-            let Some(drawn) = source.sequence_get(&old).await? else { continue };
-            let is_beyond = |a: i64, b: i64| if old.increment > 0 { a > b } else { a < b };
-            if moved.reserved.is_some_and(|last| !is_beyond(drawn.last_value, last)) {
-                continue;
-            }
-            let target = self.shard(record.to)?;
-            let here = target.sequence_get(&sequence.spec).await?;
-            if here.is_none_or(|here| is_beyond(drawn.last_value, here.last_value)) {
-                target.sequence_set(&sequence.spec, drawn).await?;
+    /// Has the source give values again, from where it stopped.
+    async fn return_sequences(&self, record: &Record) -> Result<()> {
+        let catalog = self.locked()?;
+        for sequence in record.subject.sequences(&catalog) {
+            let source = self.shard(record.from)?;
+            let state = source.sequence_get(&sequence.spec).await?;
+            if let Some(state) = state.filter(|state| state.is_gone) {
+                let state = SequenceState { is_gone: false, ..state };
+                source.sequence_set(&sequence.spec, state).await?;
             }
         }
-        self.store.drop_storages(dropped);
+        Ok(())
+    }
+
+    /// After the publication: somebody who thought that the move still could be undone may have had the source count again.
+    async fn close_sequences(&self, record: &Record) -> Result<()> {
+        let catalog = self.store.current();
+        let source = self.shard(record.from)?;
+        for sequence in record.subject.sequences(&catalog) {
+            let state = source.sequence_get(&sequence.spec).await?;
+            if sequence.home != record.from && state.is_some_and(|state| !state.is_gone) {
+                source.sequence_set(&sequence.spec, GONE).await?;
+            }
+        }
         Ok(())
     }
 }
+
+/// Ends a sequence's life on a shard; the counter stays as it is.
+const GONE: SequenceState = SequenceState { last_value: 0, is_called: false, is_gone: true };
 
 fn count(record: &mut Record, rows: &[cortex_shard_api::moves::MovedRow]) {
     record.rows += rows.len() as u64;

@@ -58,7 +58,9 @@ pub enum Command {
     Drain(LogIndex),
     /// Hands the sequences of moved schemas over: `SequencesMoved`.
     MoveSequences,
-    /// Closes what the source still counts, after the publication: `SequencesClosed`.
+    /// Has the source count them again: `SequencesMoved`.
+    ReturnSequences,
+    /// Makes sure that the source counts them no more: `SequencesClosed`.
     CloseSequences,
     /// Lets writers in: `Released`.
     Release,
@@ -160,6 +162,7 @@ enum Step {
     FencingSource,
     DrainingToFence,
     MovingSequences,
+    ReturningSequences,
     Publishing(Purpose),
     Releasing,
     ClosingSequences,
@@ -294,6 +297,9 @@ impl Machine {
             (Step::DrainingToFence, Event::Drained) => {
                 self.go(Step::MovingSequences, Command::MoveSequences)
             }
+            (Step::ReturningSequences, Event::SequencesMoved) => {
+                self.go(Step::Publishing(Purpose::Undo), Command::PublishOldOwners)
+            }
             (Step::MovingSequences, Event::SequencesMoved) => {
                 self.go(Step::Publishing(Purpose::Cutover), Command::PublishNewOwners)
             }
@@ -373,7 +379,7 @@ impl Machine {
                 if self.record.phase == Phase::Cutover {
                     self.record.phase = Phase::Following;
                 }
-                self.go(Step::Publishing(Purpose::Undo), Command::PublishOldOwners)
+                self.go(Step::ReturningSequences, Command::ReturnSequences)
             }
             Purpose::Begin => match layout.owner {
                 Owner::Source => {
@@ -434,6 +440,7 @@ impl Machine {
             | Step::FencingSource
             | Step::DrainingToFence
             | Step::MovingSequences
+            | Step::ReturningSequences
             | Step::Publishing(_) => {
                 self.record.trouble = Some(failure.message);
                 self.owes_pause = true;

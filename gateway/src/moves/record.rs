@@ -115,19 +115,6 @@ pub struct Record {
     pub ended_micros: i64,
     /// Part of `rebalance_start`: `rebalance_stop` takes it back if it has not begun.
     pub is_of_plan: bool,
-    /// Sequences of moved schemas: (sequence, the last value that was reserved for the target, its old storage).
-    #[serde(default)]
-    pub sequences: Vec<MovedSequence>,
-}
-
-/// How a sequence was handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MovedSequence {
-    pub sequence: Oid,
-    /// What the source counts under, and is closed once the new home is published.
-    pub old_storage: cortex_shard_api::StorageId,
-    /// The last value of those that are the target's alone; `None`: it was never used.
-    pub reserved: Option<i64>,
 }
 
 impl Record {
@@ -153,7 +140,6 @@ impl Record {
             began_micros: 0,
             ended_micros: 0,
             is_of_plan: false,
-            sequences: Vec::new(),
         }
     }
 

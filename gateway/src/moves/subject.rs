@@ -13,7 +13,7 @@ use cortex_planner::catalog::{
     },
 };
 use cortex_shard_api::{
-    Oid, ShardId, StorageId, TableDescriptor,
+    Oid, ShardId, TableDescriptor,
     descriptor::{Placement, RangeMap, SLOTS, SlotMap},
     ids::Slot,
     key::{prefix_end, slot_prefix, storage_prefix},
@@ -182,12 +182,8 @@ pub fn with_old_owners(catalog: &Catalog, record: &Record) -> Catalog {
     next
 }
 
-/// The catalog with the new owners and the epochs of the record's fences. `storages`: where moved sequences count from now on.
-pub fn with_new_owners(
-    catalog: &Catalog,
-    record: &Record,
-    storages: &[(Oid, StorageId)],
-) -> Catalog {
+/// The catalog with the new owners and the epochs of the record's fences.
+pub fn with_new_owners(catalog: &Catalog, record: &Record) -> Catalog {
     let mut next = catalog.clone();
     for (placement, epoch) in &record.fenced {
         match &record.subject {
@@ -195,7 +191,7 @@ pub fn with_new_owners(
                 set_slots(&mut next, *group, Some((runs, record.to)), *epoch);
             }
             Subject::Range { table, start, end } => {
-                let owned = (start.as_deref(), end.as_deref(), record.to);
+                let owned = ((start.as_deref(), end.as_deref()), record.to);
                 set_range(&mut next, *table, Some(owned), *epoch);
             }
             Subject::Schemas { .. } => {
@@ -205,8 +201,8 @@ pub fn with_new_owners(
     }
     if let Subject::Schemas { schemas } = &record.subject {
         schemas.iter().for_each(|schema| set_schema_home(&mut next, *schema, record.to));
-        for (sequence, storage) in storages {
-            set_sequence_home(&mut next, *sequence, record.to, *storage);
+        for sequence in record.subject.sequences(catalog) {
+            set_sequence_home(&mut next, sequence.oid, record.to);
         }
     }
     next

@@ -124,6 +124,9 @@ pub fn edit_ranges(
 /// First and last slot, both included.
 pub type SlotRun = (u16, u16);
 
+/// Encoded shard keys `[start, end)`; `None` is no bound.
+pub type KeyRange<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// Tables of a co-location group, by OID.
 pub fn tables_of_group(catalog: &Catalog, group: Oid) -> Vec<Arc<Table>> {
     let in_group = |table: &&Arc<Table>| table.descriptor.group() == Some(group);
@@ -165,7 +168,7 @@ pub fn set_slots(
 pub fn set_range(
     catalog: &mut Catalog,
     oid: Oid,
-    owned: Option<(Option<&[u8]>, Option<&[u8]>, ShardId)>,
+    owned: Option<(KeyRange<'_>, ShardId)>,
     epoch: u64,
 ) {
     let Some(table) = catalog.tables.get(&oid) else { return };
@@ -174,7 +177,7 @@ pub fn set_range(
     let Placement::Range { map, .. } = &mut descriptor.placement else { return };
     let map = Arc::make_mut(map);
     map.epoch = epoch;
-    if let Some((start, end, to)) = owned {
+    if let Some(((start, end), to)) = owned {
         for split in [start, end].into_iter().flatten() {
             split_at(map, split);
         }
@@ -229,16 +232,10 @@ pub fn set_schema_home(catalog: &mut Catalog, oid: Oid, to: ShardId) {
     }
 }
 
-/// Has a sequence counted on another shard, under a storage id that nobody has used.
-pub fn set_sequence_home(
-    catalog: &mut Catalog,
-    oid: Oid,
-    to: ShardId,
-    storage: cortex_shard_api::StorageId,
-) {
+/// Has a sequence counted on another shard.
+pub fn set_sequence_home(catalog: &mut Catalog, oid: Oid, to: ShardId) {
     if let Some(sequence) = catalog.sequences.get(&oid) {
-        let mut sequence = Sequence { home: to, ..Sequence::clone(sequence) };
-        sequence.spec.storage = storage;
+        let sequence = Sequence { home: to, ..Sequence::clone(sequence) };
         catalog.put_sequence(sequence);
     }
 }

@@ -230,15 +230,17 @@ impl Session {
         }
         self.gateway.moves.records.wish(id, Wish::Abort).await?;
         self.gateway.moves.wake();
-        while wait {
+        if !wait {
+            return Ok(());
+        }
+        loop {
             let record = self.move_by_id(id).await?;
             match record.phase {
-                Phase::Aborted => break,
+                Phase::Aborted => return Ok(()),
                 Phase::Cleaning | Phase::Done => return Err(committed(&record)),
                 _ => tokio::time::sleep(POLL).await,
             }
         }
-        Ok(())
     }
 
     pub(super) async fn verify_move(&mut self, arguments: &Arguments) -> Result<Vec<Row>, PgError> {
