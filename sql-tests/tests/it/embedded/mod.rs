@@ -8,6 +8,7 @@ mod commits;
 mod down;
 mod fast_path;
 mod faulty;
+mod moves;
 mod reference;
 
 use std::{
