@@ -160,11 +160,13 @@ impl MetaService {
         let mut state = self.state.lock();
         for id in shards {
             let session = state.number();
+            let registered = state.members.get(&(Role::Shard, id.0));
+            let is_draining = registered.is_some_and(|known| known.is_draining);
             let known = Known {
                 node: None,
                 run: 0,
                 address: String::new(),
-                is_draining: false,
+                is_draining,
                 state: MemberState::Up,
                 session: Some(session),
                 seen: Instant::now(),
@@ -298,6 +300,18 @@ impl MetaSession {
         Ok(next)
     }
 
+    /// The first record of a shard in this process, which never registers.
+    fn embedded(&self, shard: ShardId) -> Option<ShardRecord> {
+        let state = self.service.state.lock();
+        let known = state.members.get(&(Role::Shard, shard.0))?;
+        (known.node.is_none() && known.address.is_empty()).then(|| ShardRecord {
+            node: Identity([0; 16]),
+            address: String::new(),
+            is_draining: false,
+            is_removed: false,
+        })
+    }
+
     async fn change_shard(
         &self,
         shard: ShardId,
@@ -305,7 +319,7 @@ impl MetaSession {
     ) -> Result<(), ClusterError> {
         let mut records = self.service.records.lock().await;
         let found = records.shards.get(&shard).filter(|record| !record.is_removed);
-        let Some(mut record) = found.cloned() else {
+        let Some(mut record) = found.cloned().or_else(|| self.embedded(shard)) else {
             return Err(refused(format!("shard {shard} is not registered")));
         };
         change(&mut record);

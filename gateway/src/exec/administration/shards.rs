@@ -92,6 +92,13 @@ impl Session {
         let shard = arguments.shard(0)?;
         self.check_is_shard(shard)?;
         let cluster = self.gateway.store.cluster().clone();
+        let members = cluster.fresh_members().await?;
+        if members.shards().any(|it| it.id == shard.0 && it.address.is_empty()) {
+            return Err(PgError::unsupported(
+                "the shards of this database are in one process; none can be taken out",
+                "cortex.drain_shard() empties one.",
+            ));
+        }
         let catalog = self.gateway.store.refresh().await?;
         if let Some(what) = held_by(&catalog, shard) {
             return Err(not_now(format!("shard {shard} holds {what}")).with_hint(format!(

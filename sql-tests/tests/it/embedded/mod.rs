@@ -8,8 +8,10 @@ mod commits;
 mod down;
 mod fast_path;
 mod faulty;
+mod flaky;
 mod moves;
 mod reference;
+mod simulation;
 
 use std::{
     sync::{Arc, mpsc},
