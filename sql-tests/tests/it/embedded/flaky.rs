@@ -92,7 +92,9 @@ impl Weather {
             *count += 1;
             *count
         };
-        let name_bits = name.bytes().fold(7u64, |bits, byte| bits * 131 + u64::from(byte));
+        let name_bits = name
+            .bytes()
+            .fold(7u64, |bits, byte| bits.wrapping_mul(131).wrapping_add(u64::from(byte)));
         let seed = self.seed.load(Ordering::SeqCst);
         let dice = mixed(mixed(seed ^ (u64::from(shard.0) << 48)) ^ mixed(name_bits) ^ n);
         if !dice.is_multiple_of(TROUBLE_EVERY) {
