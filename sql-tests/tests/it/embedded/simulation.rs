@@ -267,7 +267,7 @@ fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<P
         format!("SELECT cortex.move_slots('{name}', {from}, {to}, NULL, false)")
     };
     let id = MoveId(number(client, &start)? as u32);
-    let abort_in = (seed % 5 == 0).then_some(1 + (seed / 5 % 4) as u32);
+    let abort_in = seed.is_multiple_of(5).then_some(1 + (seed / 5 % 4) as u32);
     simulation.weather.begin(seed);
     let written = Written::default();
     let ended = thread::scope(|scope| {
