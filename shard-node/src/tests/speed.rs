@@ -1,14 +1,21 @@
 //! Figures for whoever works on speed: `cargo test -p cortex-shard-node --lib speed -- --ignored --nocapture`. They assert
 //! nothing; compare before and after a change, with optimization.
 
-use std::{sync::Arc, time::Instant};
-
-use cortex_shard_api::{
-    Datum, ShardId, SqlType, TxnId,
-    client::{GetRequest, RequestContext, ShardClient},
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use super::{column, in_txn, insert, key_of, table, write};
+use bytes::Bytes;
+use cortex_shard_api::{
+    Datum, MoveId, ShardId, SqlType, StorageId, TableDescriptor, TxnId,
+    client::{GetRequest, RequestContext, ShardClient},
+    copies::CopyCursor,
+    key,
+    moves::{ApplyMoving, MovePosition, MovingFrom, MovingRequest, MovingRows, TableRanges},
+};
+
+use super::{column, in_txn, index, insert, int_row, key_of, table, write};
 use crate::{Shard, ShardConfig};
 
 const SHARDS: u32 = 4;
@@ -131,4 +138,65 @@ fn bulk_load_and_point_reads() {
     let config = ShardConfig::new(ShardId(1), directory.path().join("1"));
     let (_shard, report) = Shard::open(config).expect("opens");
     eprintln!("open: {:?}, {} entries replayed", started.elapsed(), report.n_replayed);
+}
+
+#[test]
+#[ignore = "prints figures, asserts nothing"]
+fn moving_rows_are_taken_in() {
+    let n_rows = env("ROWS", 200_000);
+    let directory = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let open = |id| {
+        let config = ShardConfig::new(ShardId(id), directory.path().join(id.to_string()));
+        Shard::open(config).expect("opens").0
+    };
+    let (source, target) = (open(1), open(2));
+    for indexes in [vec![], vec![index(301, 1, false)]] {
+        let id = MoveId(1 + indexes.len() as u32);
+        let t = TableDescriptor { indexes, ..table(100 + id.0) };
+        let t = Arc::new(TableDescriptor { storage: StorageId(t.oid.0), ..t });
+        let prefix = key::storage_prefix(t.storage);
+        let end = key::prefix_end(&prefix).expect("an end");
+        let ranges = vec![(Bytes::copy_from_slice(&prefix), end)];
+        let parts = vec![TableRanges { table: t.clone(), ranges }];
+        runtime.block_on(async {
+            for from in (0..n_rows).step_by(BATCH_ROWS as usize) {
+                let all = (from..from + BATCH_ROWS).map(|id| int_row(id, id));
+                let op = insert(all.collect());
+                write(&source, in_txn(id.0.into(), 1), &t, op).await.expect("rows");
+            }
+            source.commit(TxnId(id.0.into())).await.expect("a commit");
+            let snapshot = source.open_snapshot(&RequestContext::default()).await.expect("one");
+            let (mut from, mut start, mut reading, mut storing) =
+                (None, None, Duration::ZERO, Duration::ZERO);
+            loop {
+                let asked = MovingFrom::Snapshot { snapshot, start };
+                let request = MovingRequest { id, tables: parts.clone(), from: asked };
+                let began = Instant::now();
+                let page = source.read_moving(request).await.expect("a page");
+                reading += began.elapsed();
+                let MovingRows::Page { start: first, end, rows, next, index } = page else {
+                    panic!("not a page");
+                };
+                let log = CopyCursor { after: index, part: None };
+                let to = MovePosition::Copying { next: next.clone(), log };
+                let (tables, page) = (parts.clone(), Some((first, end)));
+                let request = ApplyMoving { id, tables, page, rows, from, to: to.clone() };
+                let began = Instant::now();
+                target.apply_moving(request).await.expect("applied");
+                storing += began.elapsed();
+                (from, start) = (Some(to), next);
+                if start.is_none() {
+                    break;
+                }
+            }
+            let rate = |time: Duration| f64::from(n_rows) / time.as_secs_f64();
+            println!(
+                "{} indexes: read {:.0} rows/s, stored {:.0} rows/s",
+                t.indexes.len(),
+                rate(reading),
+                rate(storing)
+            );
+        });
+    }
 }
