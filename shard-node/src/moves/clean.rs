@@ -35,6 +35,10 @@ pub(crate) async fn drop_ranges(
 ) -> Result<(), ShardError> {
     let core = &shard.core;
     if core.moves.is_ended(id) {
+        if !core.moves.is_clean(id) {
+            // Whoever asks again may have seen it fail; what is under way is found done.
+            let _ = shard.tasks.try_send(Task::CleanRanges(id));
+        }
         return Ok(());
     }
     Ranges::new(core.id, &tables)?;
