@@ -145,7 +145,7 @@ fn turn(
     let lost = ShardError::TransactionLost { shard: session.shard.id() };
     match call.txn() {
         None => Ok(Some(None)),
-        Some(TxnUse::Statement(txn)) if begins => Ok(Some(Some(session.begin(txn)))),
+        Some(TxnUse::Statement(txn)) if begins => Ok(Some(Some(session.begin(txn)?))),
         Some(TxnUse::Statement(txn) | TxnUse::Existing(txn)) => {
             session.turn(txn).map(|turn| Some(Some(turn))).ok_or(lost)
         }

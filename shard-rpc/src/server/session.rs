@@ -50,6 +50,9 @@ const RUNNING_MAX: usize = 1 << 15;
 /// Frames that are started before what is answered is sent: some 100 microseconds of point reads.
 const FRAMES_PER_TURN: usize = 32;
 
+/// Transactions of a session: as many as a shard keeps for all.
+const TRANSACTIONS_MAX: usize = 1 << 16;
+
 /// Snapshots of a session: as many as a shard leases to all.
 const SNAPSHOTS_MAX: usize = 1 << 16;
 
@@ -121,8 +124,15 @@ impl Session {
     }
 
     /// The turn of a transaction that begins here.
-    pub fn begin(&self, txn: TxnId) -> Turn {
-        self.state.lock().txns.entry(txn).or_default().clone()
+    pub fn begin(&self, txn: TxnId) -> Result<Turn, ShardError> {
+        let mut state = self.state.lock();
+        if state.txns.len() >= TRANSACTIONS_MAX && !state.txns.contains_key(&txn) {
+            return Err(ShardError::LimitExceeded {
+                what: "number of open transactions".to_owned(),
+                limit: TRANSACTIONS_MAX.to_string(),
+            });
+        }
+        Ok(state.txns.entry(txn).or_default().clone())
     }
 
     /// The turn of a transaction that has begun.
