@@ -36,6 +36,9 @@ use crate::protocol::{
 /// A request under way; its result is the body of the answer.
 pub(super) type Work = BoxFuture<'static, BytesMut>;
 
+/// How much longer a request may take than it says: the caller ends it by itself, with a better error, if it still can.
+const TIMEOUT_GRACE: Duration = Duration::from_millis(250);
+
 /// Table descriptors by the client's numbers.
 #[derive(Default)]
 pub(super) struct Tables(HashMap<u32, Result<Arc<TableDescriptor>, Wrong>>);
@@ -177,7 +180,7 @@ async fn run(
     }
     let work = AssertUnwindSafe(work).catch_unwind();
     let answer = match timeout {
-        Some(timeout) => tokio::time::timeout(timeout, work).await,
+        Some(timeout) => tokio::time::timeout(timeout.saturating_add(TIMEOUT_GRACE), work).await,
         None => Ok(work.await),
     };
     let error = match answer {
