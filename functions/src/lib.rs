@@ -25,6 +25,9 @@ pub mod failure;
 /// The leaf of a fragment: reads a table inside a shard.
 pub mod table_scan;
 
+/// Rows sent along with a fragment.
+pub mod broadcast_rows;
+
 /// Plans for shards.
 pub mod fragment;
 

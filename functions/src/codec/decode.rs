@@ -35,8 +35,8 @@ use super::{
     CodecError, EXPRESSION_DEPTH_MAX, PLAN_DEPTH_MAX, STACK_GROWTH, STACK_RED_ZONE, constant,
     encode::NameCodec,
     frame::{Nodes, malformed},
-    kinds::{self, CAST_TO_FIELD, CONSTANT, REFERENCE, SCAN},
-    names, scan,
+    kinds::{self, CAST_TO_FIELD, CONSTANT, REFERENCE, ROWS, SCAN},
+    names, rows, scan,
 };
 use crate::session::{self, EvalContext};
 
@@ -126,10 +126,11 @@ impl Decoder<'_> {
         let node = PhysicalPlanNode::decode(message).map_err(|e| malformed(e.to_string()))?;
         kinds::check_plan(&node)?;
         if let Some(PhysicalPlanType::Extension(extension)) = &node.physical_plan_type {
-            let Some((&SCAN, bytes)) = extension.node.split_first() else {
-                return Err(malformed("an operator of no known kind").into());
+            return match extension.node.split_first() {
+                Some((&SCAN, bytes)) => Ok(Arc::new(scan::decode(bytes)?)),
+                Some((&ROWS, bytes)) => Ok(Arc::new(rows::decode(bytes)?)),
+                _ => Err(malformed("an operator of no known kind").into()),
             };
-            return Ok(Arc::new(scan::decode(bytes)?));
         }
         let plan = stacker::maybe_grow(STACK_RED_ZONE, STACK_GROWTH, || {
             self.default_proto_to_execution_plan(&node, ctx)

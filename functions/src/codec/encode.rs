@@ -29,10 +29,10 @@ use super::{
     BYTES_MAX, CodecError, EXPRESSION_DEPTH_MAX, NODES_MAX, PLAN_DEPTH_MAX, STACK_GROWTH,
     STACK_RED_ZONE, constant,
     frame::{Nodes, malformed},
-    kinds::{self, CAST_TO_FIELD, REFERENCE, SCAN},
-    names, scan,
+    kinds::{self, CAST_TO_FIELD, REFERENCE, ROWS, SCAN},
+    names, rows, scan,
 };
-use crate::table_scan::TableScanExec;
+use crate::{broadcast_rows::BroadcastRowsExec, table_scan::TableScanExec};
 
 /// The nodes of a plan.
 pub(super) fn encode(plan: &Arc<dyn ExecutionPlan>) -> Result<Nodes<Vec<u8>>, CodecError> {
@@ -229,6 +229,10 @@ impl PhysicalExtensionCodec for NameCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if let Some(sent) = node.downcast_ref::<BroadcastRowsExec>() {
+            buf.push(ROWS);
+            return rows::encode(sent, buf).map_err(DataFusionError::from);
+        }
         let Some(table) = node.downcast_ref::<TableScanExec>() else {
             return Err(CodecError::Operator(kinds::operator_name(node.as_ref())).into());
         };

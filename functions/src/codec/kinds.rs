@@ -26,6 +26,9 @@ pub(super) const CONSTANT: u8 = 2;
 /// First byte of an extension that is a cast to a field: the field follows, its input is the one input.
 pub(super) const CAST_TO_FIELD: u8 = 3;
 
+/// First byte of an extension that is the rows of a broadcast.
+pub(super) const ROWS: u8 = 4;
+
 /// Whether a message of this kind may be made, or made a plan of.
 pub(super) fn check_plan(node: &PhysicalPlanNode) -> Result<(), CodecError> {
     let Some(kind) = &node.physical_plan_type else {

@@ -38,6 +38,9 @@ mod kinds;
 /// Functions by name.
 mod names;
 
+/// Rows of a broadcast.
+mod rows;
+
 /// Table scans.
 mod scan;
 

@@ -47,6 +47,7 @@ use super::{
     CodecError, EXPRESSION_DEPTH_MAX, PLAN_DEPTH_MAX, STACK_BYTES, VERSION, decode, encode,
 };
 use crate::{
+    broadcast_rows::BroadcastRowsExec,
     fragment::PlanFragment,
     lower,
     registry::{resolve_aggregate, resolve_function},
@@ -360,6 +361,12 @@ fn plans() -> Vec<Plan> {
         aggregate(AggregateMode::Single, scan(), scan()),
         aggregate(AggregateMode::Final, partial, scan()),
     ];
+    let ids: ArrayRef = Arc::new(Int32Array::from(vec![2, 9, 4]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("b"), None, Some("a")]));
+    let batch = RecordBatch::try_new(scan_schema(), vec![ids, texts]).expect("a batch");
+    let sent = BroadcastRowsExec::awaited(1, scan_schema());
+    let sent = sent.with_rows(&[batch.slice(0, 1), batch.slice(1, 2)]).expect("rows");
+    plans.push(Arc::new(CrossJoinExec::new(Arc::new(sent), scan())));
     plans.extend(
         [
             JoinType::Inner,

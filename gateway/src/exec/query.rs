@@ -71,7 +71,7 @@ impl QueryRun {
         let context = context.with_copies(copies).without(left_out);
         let context = Arc::new(context);
         let batch_rows = usize::try_from(settings.integer("cortex.batch_rows")).unwrap_or(8192);
-        let mut config = operators::session_config(batch_rows);
+        let mut config = operators::session_config(batch_rows, settings.query_memory());
         let stop = eval.stop.clone();
         eval_context::install(config.options_mut(), eval);
         config.set_extension(context.clone());
@@ -290,7 +290,7 @@ pub(crate) fn query_error(error: DataFusionError) -> PgError {
         Failure::Value(error) => error.into(),
         Failure::OutOfMemory(what) => {
             PgError::new(SqlState::OUT_OF_MEMORY, "out of memory").with_detail(what).with_hint(
-                "Raise cortex.query_memory, or filter and aggregate so that less is held at once.",
+                "Raise cortex.query_memory, join on the columns by which the tables are sharded, or filter so that less is held at once.",
             )
         }
         Failure::Unsupported(what) => {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cortex_functions::table_scan::TableScanExec;
+use cortex_functions::{broadcast_rows::BroadcastRowsExec, table_scan::TableScanExec};
 use cortex_shard_api::ShardId;
 use datafusion::{
     common::JoinType,
@@ -56,7 +56,9 @@ pub fn tree(plan: &Arc<dyn ExecutionPlan>, analyze: bool) -> Node {
 /// name them.
 fn collect_names(plan: &Arc<dyn ExecutionPlan>, names: &mut Names) {
     if let Some(fragment) = plan.downcast_ref::<ShardFragmentExec>() {
+        fragment.broadcasts().iter().for_each(|small| collect_names(small, names));
         collect_names(fragment.fragment(), names);
+        return;
     }
     for child in plan.children() {
         collect_names(child, names);
@@ -131,6 +133,7 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
     } else {
         vec![]
     };
+    let broadcasts = fragment.broadcasts().iter();
     let numbers = fragment.shards().iter().map(|shard| shard.to_string());
     Node {
         name: "ShardFragment".to_owned(),
@@ -138,7 +141,25 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
         details: vec![("shards", list(numbers))],
         actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
         shards,
-        children: vec![build(fragment.fragment(), &executed, analyze && counted_here, names)],
+        children: [build(fragment.fragment(), &executed, analyze && counted_here, names)]
+            .into_iter()
+            .chain(broadcasts.enumerate().map(|(number, small)| {
+                let mut details = vec![("", format!("rows {number}"))];
+                if fragment.joined_here() == Some(true) {
+                    details.push(("", "too many to be sent: joined here".to_owned()));
+                }
+                let child = build(small, &[small], analyze, names);
+                let actual = child.actual.map(|actual| Actual { time: None, ..actual });
+                Node {
+                    name: "Broadcast".to_owned(),
+                    node_type: "Custom Scan",
+                    details,
+                    actual,
+                    children: vec![child],
+                    ..Node::default()
+                }
+            }))
+            .collect(),
     }
 }
 
@@ -269,7 +290,9 @@ fn kind(join: &JoinType) -> String {
 }
 
 fn other(plan: &dyn ExecutionPlan) -> Description {
-    let known = if plan.is::<EmptyExec>() {
+    let known = if let Some(rows) = plan.downcast_ref::<BroadcastRowsExec>() {
+        described("Result", "BroadcastRows", vec![("", format!("rows {}", rows.number()))])
+    } else if plan.is::<EmptyExec>() {
         described("Result", "Empty", vec![("", "no row can match".to_owned())])
     } else if plan.is::<PlaceholderRowExec>() {
         described("Result", "OneRow", vec![])

@@ -13,6 +13,8 @@ pub mod statement;
 /// Sends a fragment to each shard.
 pub mod scatter;
 
+/// Small sides of joins, sent along with a fragment.
+mod broadcast;
 /// Answers without the shards that are down.
 pub mod partial;
 

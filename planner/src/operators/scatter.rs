@@ -8,7 +8,8 @@
 //! ```
 //!
 //! For the optimizer this is a leaf: what is inside belongs to the shards, and rules that wrap more into it
-//! (`rules::push_to_shards`) make a new one. Not here: how far a fragment reaches (`rules`), how it is run
+//! (`rules::push_to_shards`) make a new one. Only the small sides of joins that are broadcast to the shards are children: they
+//! are computed in the gateway first (`broadcast`). Not here: how far a fragment reaches (`rules`), how it is run
 //! (`shard_node::exec`).
 
 use std::{
@@ -17,7 +18,9 @@ use std::{
     time::Instant,
 };
 
-use cortex_functions::{fragment::PlanFragment, session, table_scan::TableScanExec};
+use cortex_functions::{
+    broadcast_rows::BroadcastRowsExec, fragment::PlanFragment, session, table_scan::TableScanExec,
+};
 use cortex_shard_api::{
     ShardError, ShardId,
     client::{Fragment, FragmentRequest},
@@ -33,7 +36,7 @@ use datafusion::{
     },
     error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_expr::{Partitioning, PhysicalExpr},
+    physical_expr::{Distribution, Partitioning, PhysicalExpr},
     physical_plan::{
         ChildrenPropertiesMode, DisplayAs, DisplayFormatType, EmptyRecordBatchStream,
         ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
@@ -46,7 +49,10 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::statement::StatementContext;
+use super::{
+    broadcast::{Gathered, Gathering, gather},
+    statement::StatementContext,
+};
 
 /// The metric of each partition: from the request to the shard to its last row.
 pub const SHARD_TIME: &str = "shard_time";
@@ -76,7 +82,10 @@ pub struct ShardFragmentExec {
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// The fragment of each shard, made when it is first run; EXPLAIN ANALYZE reads their metrics.
-    slices: Vec<OnceLock<Arc<dyn ExecutionPlan>>>,
+    slices: Arc<[OnceLock<Arc<dyn ExecutionPlan>>]>,
+    /// What the fragment's `BroadcastRowsExec`s stand for, by number.
+    broadcasts: Vec<Arc<dyn ExecutionPlan>>,
+    gathered: Arc<Gathering>,
 }
 
 impl ShardFragmentExec {
@@ -84,6 +93,15 @@ impl ShardFragmentExec {
     pub fn try_new(
         fragment: Arc<dyn ExecutionPlan>,
         shards: Vec<ShardId>,
+    ) -> Result<ShardFragmentExec> {
+        ShardFragmentExec::with_broadcasts(fragment, shards, Vec::new())
+    }
+
+    /// The same, whose `BroadcastRowsExec`s give the rows of these plans.
+    pub fn with_broadcasts(
+        fragment: Arc<dyn ExecutionPlan>,
+        shards: Vec<ShardId>,
+        broadcasts: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<ShardFragmentExec> {
         if shards.is_empty() {
             return internal_err!("a fragment needs a shard");
@@ -103,7 +121,25 @@ impl ShardFragmentExec {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             slices,
+            broadcasts,
+            gathered: Arc::default(),
         })
+    }
+
+    /// On the same shards and with the same broadcasts, around what is in this one.
+    pub fn around(&self, fragment: Arc<dyn ExecutionPlan>) -> Result<ShardFragmentExec> {
+        let (shards, broadcasts) = (self.shards.clone(), self.broadcasts.clone());
+        ShardFragmentExec::with_broadcasts(fragment, shards, broadcasts)
+    }
+
+    /// The small sides of joins, computed here and sent to every shard.
+    pub fn broadcasts(&self) -> &[Arc<dyn ExecutionPlan>] {
+        &self.broadcasts
+    }
+
+    /// Whether the broadcasts were too large to be sent, once that is known.
+    pub fn joined_here(&self) -> Option<bool> {
+        self.gathered.get().map(|gathered| matches!(gathered, Gathered::Here(_)))
     }
 
     /// A table read in the shards that the scan names.
@@ -126,7 +162,11 @@ impl ShardFragmentExec {
         self.shards.iter().copied().zip(self.slices.iter().map(OnceLock::get))
     }
 
-    fn slice(&self, partition: usize) -> Result<(ShardId, Arc<dyn ExecutionPlan>)> {
+    fn slice(
+        &self,
+        partition: usize,
+        rows: &[Vec<RecordBatch>],
+    ) -> Result<(ShardId, Arc<dyn ExecutionPlan>)> {
         let (Some(shard), Some(cell)) = (self.shards.get(partition), self.slices.get(partition))
         else {
             return internal_err!("a fragment has no partition {partition}");
@@ -134,7 +174,7 @@ impl ShardFragmentExec {
         let plan = match cell.get() {
             Some(plan) => plan.clone(),
             None => {
-                let plan = cut(&self.fragment, *shard)?;
+                let plan = cut(&self.fragment, *shard, rows)?;
                 cell.get_or_init(|| plan).clone()
             }
         };
@@ -142,9 +182,17 @@ impl ShardFragmentExec {
     }
 }
 
-/// The fragment for one shard: the same operators, fresh, over scans of that shard alone.
-fn cut(fragment: &Arc<dyn ExecutionPlan>, shard: ShardId) -> Result<Arc<dyn ExecutionPlan>> {
+/// The fragment for one shard: the same operators, fresh, over scans of that shard alone and the rows of the broadcasts.
+fn cut(
+    fragment: &Arc<dyn ExecutionPlan>,
+    shard: ShardId,
+    rows: &[Vec<RecordBatch>],
+) -> Result<Arc<dyn ExecutionPlan>> {
     let cut = Arc::clone(fragment).transform_up(|node| {
+        if let Some(awaited) = node.downcast_ref::<BroadcastRowsExec>() {
+            let sent = awaited.with_rows(rows.get(awaited.number()).map_or(&[][..], |it| it))?;
+            return Ok(Transformed::yes(Arc::new(sent) as Arc<dyn ExecutionPlan>));
+        }
         let Some(scan) = node.downcast_ref::<TableScanExec>() else {
             // Operators hand what they have gathered (a join's build side) on to their copies unless told not to.
             return Ok(Transformed::yes(node.reset_state()?));
@@ -177,7 +225,19 @@ impl ExecutionPlan for ShardFragmentExec {
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![]
+        self.broadcasts.iter().collect()
+    }
+
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        vec![Distribution::SinglePartition; self.broadcasts.len()]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![false; self.broadcasts.len()]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.broadcasts.len()]
     }
 
     fn apply_expressions(
@@ -193,10 +253,11 @@ impl ExecutionPlan for ShardFragmentExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if !children.is_empty() {
-            return internal_err!("a fragment has no children in the gateway");
+        if children.len() != self.broadcasts.len() {
+            return internal_err!("a fragment with another number of broadcasts");
         }
-        Ok(Arc::new(ShardFragmentExec::try_new(self.fragment.clone(), self.shards.clone())?))
+        let (fragment, shards) = (self.fragment.clone(), self.shards.clone());
+        Ok(Arc::new(ShardFragmentExec::with_broadcasts(fragment, shards, children)?))
     }
 
     fn with_new_children(
@@ -218,7 +279,97 @@ impl ExecutionPlan for ShardFragmentExec {
             .session_config()
             .get_extension::<StatementContext>()
             .ok_or_else(|| internal_datafusion_err!("the statement has no shards"))?;
-        let (shard, plan) = self.slice(partition)?;
+        if !self.broadcasts.is_empty() {
+            return self.execute_around(partition, context);
+        }
+        self.execute_slice(partition, &[], context, statement)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        _inputs: &[Arc<Statistics>],
+        args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        StatisticsContext::new().compute(self.fragment.as_ref(), args)
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        false
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fragment.fetch()
+    }
+
+    /// Each shard stops after so many rows.
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
+        let fragment = super::limit::limited(&self.fragment, limit?)?;
+        Some(Arc::new(self.around(fragment).ok()?))
+    }
+}
+
+impl ShardFragmentExec {
+    /// Computes the broadcasts first, the first partition for all.
+    fn execute_around(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let run = Arc::new(self.shared());
+        let output = self.schema();
+        let answers = stream::once(async move {
+            let gathered = run
+                .gathered
+                .get_or_try_init(|| gather(&run.fragment, &run.shards, &run.broadcasts, &context))
+                .await?;
+            match gathered {
+                Gathered::Sent(rows) => {
+                    let statement = context
+                        .session_config()
+                        .get_extension::<StatementContext>()
+                        .ok_or_else(|| internal_datafusion_err!("the statement has no shards"))?;
+                    run.execute_slice(partition, rows, context.clone(), statement)
+                }
+                Gathered::Here(plan) => {
+                    let baseline = BaselineMetrics::new(&run.metrics, partition);
+                    let rows = plan.execute(partition, context.clone())?;
+                    let schema = rows.schema();
+                    let rows = rows.inspect_ok(move |batch| {
+                        baseline.record_output(batch.num_rows());
+                    });
+                    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as _)
+                }
+            }
+        })
+        .try_flatten();
+        Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
+    }
+
+    /// The same run: metrics, slices and broadcasts are this one's.
+    fn shared(&self) -> ShardFragmentExec {
+        ShardFragmentExec {
+            fragment: self.fragment.clone(),
+            shards: self.shards.clone(),
+            properties: self.properties.clone(),
+            metrics: self.metrics.clone(),
+            slices: self.slices.clone(),
+            broadcasts: self.broadcasts.clone(),
+            gathered: self.gathered.clone(),
+        }
+    }
+
+    fn execute_slice(
+        &self,
+        partition: usize,
+        rows: &[Vec<RecordBatch>],
+        context: Arc<TaskContext>,
+        statement: Arc<StatementContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let (shard, plan) = self.slice(partition, rows)?;
         if statement.is_left_out(shard) {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
@@ -245,33 +396,6 @@ impl ExecutionPlan for ShardFragmentExec {
         })
         .try_flatten();
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn statistics_from_inputs(
-        &self,
-        _inputs: &[Arc<Statistics>],
-        args: &StatisticsArgs,
-    ) -> Result<Arc<Statistics>> {
-        StatisticsContext::new().compute(self.fragment.as_ref(), args)
-    }
-
-    fn supports_limit_pushdown(&self) -> bool {
-        false
-    }
-
-    fn fetch(&self) -> Option<usize> {
-        self.fragment.fetch()
-    }
-
-    /// Each shard stops after so many rows.
-    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        let fragment = super::limit::limited(&self.fragment, limit?)?;
-        let exec = ShardFragmentExec::try_new(fragment, self.shards.clone()).ok()?;
-        Some(Arc::new(exec))
     }
 }
 

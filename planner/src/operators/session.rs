@@ -18,6 +18,9 @@ use crate::{
     rules,
 };
 
+/// DataFusion's own number, 10 MB, would leave nothing of a small `cortex.query_memory`.
+const SORT_MERGE_PART: usize = 8;
+
 /// Settings of every statement.
 ///
 /// - `target_partitions = 1`: partitions are shards and nothing else. Scans still come in one partition for each shard, so
@@ -26,8 +29,9 @@ use crate::{
 ///   of the gateway, which for the sizes that reach it costs more than it gives and would stand between a fragment and
 ///   the operators that belong into it.
 /// - No dynamic filters: they are shared state between a fragment and the gateway, which a remote shard could not see.
+/// - A sort keeps a part of the memory for merging what it wrote to disk: no more than `SORT_MERGE_PART` of it.
 /// - Statistics are not collected: we have none to give while planning.
-pub fn session_config(batch_rows: usize) -> SessionConfig {
+pub fn session_config(batch_rows: usize, memory_bytes: usize) -> SessionConfig {
     let mut config = SessionConfig::new()
         .with_batch_size(batch_rows)
         .with_target_partitions(1)
@@ -37,6 +41,9 @@ pub fn session_config(batch_rows: usize) -> SessionConfig {
         .with_collect_statistics(false)
         .with_information_schema(false)
         .with_create_default_catalog_and_schema(false);
+    let execution = &mut config.options_mut().execution;
+    let merge_bytes = execution.sort_spill_reservation_bytes.min(memory_bytes / SORT_MERGE_PART);
+    execution.sort_spill_reservation_bytes = merge_bytes;
     let optimizer = &mut config.options_mut().optimizer;
     optimizer.enable_dynamic_filter_pushdown = false;
     optimizer.enable_topk_dynamic_filter_pushdown = false;

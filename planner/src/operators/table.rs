@@ -26,6 +26,8 @@ use datafusion::{
     physical_plan::{ExecutionPlan, empty::EmptyExec, projection::ProjectionExec},
 };
 
+use futures::future::try_join_all;
+
 use super::{ShardFragmentExec, StatementContext};
 use crate::{
     catalog,
@@ -168,15 +170,14 @@ async fn expected_rows(
         return Some(n);
     }
     let statement = state.config().get_extension::<StatementContext>()?;
-    let mut rows: u64 = 0;
-    for scan in &route.scans {
-        if statement.is_left_out(scan.shard) {
-            continue;
-        }
-        let client = statement.client(scan.shard).ok()?;
-        rows += client.storage_stats(table.storage).await.ok()?.rows;
+    let mut clients = Vec::with_capacity(route.scans.len());
+    for scan in route.scans.iter().filter(|scan| !statement.is_left_out(scan.shard)) {
+        clients.push(statement.client(scan.shard).ok()?);
     }
-    let rows = usize::try_from(rows).ok()?;
+    // All at a time: a shard may be a network away.
+    let counts = clients.iter().map(|client| client.storage_stats(table.storage));
+    let counts = try_join_all(counts).await.ok()?;
+    let rows = usize::try_from(counts.iter().map(|stats| stats.rows).sum::<u64>()).ok()?;
     match route.path {
         Path::Full | Path::Slots(_) => Some(rows),
         Path::Empty => Some(0),

@@ -17,12 +17,16 @@ mod pushable;
 /// Joins of rows that are on the same shard run there.
 mod push_join_to_shards;
 
+/// Joins with a small side run where the other side is.
+mod broadcast_join;
+
 /// The longest chain above a scan runs in the shards.
 mod push_to_shards;
 
 /// Groups that never span shards are finished in the shards.
 mod push_groups_to_shards;
 
+pub use broadcast_join::BroadcastJoin;
 pub use push_groups_to_shards::PushGroupsToShards;
 pub use push_join_to_shards::PushJoinToShards;
 pub use push_to_shards::PushToShards;
@@ -40,6 +44,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     };
     let after_joins = position(&rules, "join_selection").map_or(0, |join| join + 1);
     rules.insert(after_joins, Arc::new(PushJoinToShards));
+    rules.insert(after_joins + 1, Arc::new(BroadcastJoin));
     let end = position(&rules, "EnsureCooperative").unwrap_or(rules.len());
     rules.insert(end, Arc::new(PushToShards));
     rules.insert(end + 1, Arc::new(PushGroupsToShards));

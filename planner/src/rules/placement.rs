@@ -155,6 +155,8 @@ fn is_comparison_key(function: &ScalarUDF) -> bool {
 pub struct Side {
     pub fragment: Arc<dyn ExecutionPlan>,
     pub shards: Vec<ShardId>,
+    /// What travels with it.
+    pub broadcasts: Vec<Arc<dyn ExecutionPlan>>,
 }
 
 /// The shards on which the join of two fragments can run by itself, or `None`. `on` are the pairs of columns that it compares;
@@ -190,7 +192,7 @@ fn beside(
 }
 
 /// Whether every output row of the join belongs to one row of this side.
-fn decides(join_type: JoinType, side: JoinSide) -> bool {
+pub(super) fn decides(join_type: JoinType, side: JoinSide) -> bool {
     match join_type {
         JoinType::Inner => true,
         JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => {

@@ -74,7 +74,7 @@ fn finished_in_shards(node: &dyn ExecutionPlan) -> Result<Option<Arc<dyn Executi
     if single.schema() != whole.schema() {
         return Ok(None);
     }
-    let fragment = ShardFragmentExec::try_new(Arc::new(single), below.shards().to_vec())?;
+    let fragment = below.around(Arc::new(single))?;
     Ok(Some(Arc::new(CoalescePartitionsExec::new(Arc::new(fragment)))))
 }
 

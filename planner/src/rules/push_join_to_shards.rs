@@ -61,13 +61,13 @@ impl PhysicalOptimizerRule for PushJoinToShards {
 }
 
 /// What decides whether a join can run in the shards.
-struct JoinShape {
-    on: Vec<(usize, usize)>,
-    join_type: JoinType,
-    null_aware: bool,
+pub(super) struct JoinShape {
+    pub on: Vec<(usize, usize)>,
+    pub join_type: JoinType,
+    pub null_aware: bool,
 }
 
-fn shape(node: &dyn ExecutionPlan) -> Option<JoinShape> {
+pub(super) fn shape(node: &dyn ExecutionPlan) -> Option<JoinShape> {
     if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         let on = join.on().iter();
         let on = on.filter_map(|(left, right)| Some((column(left)?, column(right)?))).collect();
@@ -90,6 +90,10 @@ fn absorb_join(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
     let (Some(left), Some(right)) = (side(left)?, side(right)?) else {
         return Ok(Transformed::no(node));
     };
+    // Were the rows too many to be sent, the join would run in the gateway, and then not shard by shard.
+    if !left.broadcasts.is_empty() || !right.broadcasts.is_empty() {
+        return Ok(Transformed::no(node));
+    }
     let shards =
         placement::join_shards(&left, &right, &shape.on, shape.join_type, shape.null_aware);
     let Some(shards) = shards else { return Ok(Transformed::no(node)) };
@@ -101,10 +105,11 @@ fn absorb_join(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
 }
 
 /// A side as a fragment, with the filters and projections between it and the join.
-fn side(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Side>> {
+pub(super) fn side(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Side>> {
     if let Some(below) = node.downcast_ref::<ShardFragmentExec>() {
         let (fragment, shards) = (below.fragment().clone(), below.shards().to_vec());
-        return Ok(Some(Side { fragment, shards }));
+        let broadcasts = below.broadcasts().to_vec();
+        return Ok(Some(Side { fragment, shards, broadcasts }));
     }
     let ([input], true) = (&node.children()[..], is_light(node.as_ref())) else {
         return Ok(None);

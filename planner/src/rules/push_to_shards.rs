@@ -22,6 +22,7 @@ use std::sync::Arc;
 use datafusion::{
     common::{
         config::ConfigOptions,
+        internal_err,
         tree_node::{Transformed, TreeNode},
     },
     error::Result,
@@ -73,9 +74,12 @@ fn absorb(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionP
     if !is_partition_wise(node.as_ref(), below.shards().len()) || !is_pushable(node.as_ref())? {
         return Ok(Transformed::no(node));
     }
-    let (fragment, shards) = (below.fragment().clone(), below.shards().to_vec());
+    let (fragment, below) = (below.fragment().clone(), Arc::clone(child));
     let fragment = super::with_children(node, vec![fragment])?;
-    Ok(Transformed::yes(Arc::new(ShardFragmentExec::try_new(fragment, shards)?)))
+    match below.downcast_ref::<ShardFragmentExec>() {
+        Some(below) => Ok(Transformed::yes(Arc::new(below.around(fragment)?))),
+        None => internal_err!("a fragment that is none"),
+    }
 }
 
 /// Whether the operator's output on each shard depends on nothing but its input there.

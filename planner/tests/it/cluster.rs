@@ -108,7 +108,7 @@ impl Cluster {
         let shards = self.shards.clone();
         let find = move |id| shards.get(&id).map(|shard| shard.clone() as Arc<dyn ShardClient>);
         let statement = StatementContext::new(Arc::new(find), RequestContext::default());
-        let config = session_config(100).with_extension(Arc::new(statement));
+        let config = session_config(100, 1 << 30).with_extension(Arc::new(statement));
         let runtime = runtime(64 << 20).expect("a runtime");
         SessionContext::new_with_state(session_state(config, runtime))
     }

@@ -53,7 +53,7 @@ impl Scope {
     /// Reads the same tables, each from one batch in memory, planned by DataFusion alone.
     pub fn in_memory(tables: &Tables) -> Scope {
         let state = cortex_planner::operators::session_state(
-            cortex_planner::operators::session_config(8192),
+            cortex_planner::operators::session_config(8192, 1 << 30),
             cortex_planner::operators::runtime(64 << 20).expect("a runtime"),
         );
         Scope {
