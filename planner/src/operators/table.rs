@@ -25,7 +25,6 @@ use datafusion::{
     physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, expressions::Column},
     physical_plan::{ExecutionPlan, empty::EmptyExec, projection::ProjectionExec},
 };
-
 use futures::future::try_join_all;
 
 use super::{ShardFragmentExec, StatementContext};

@@ -77,6 +77,8 @@ pub struct Faults {
     hold_changes: AtomicBool,
     commits: AtomicU64,
     writes: AtomicU64,
+    /// So many fragments are refused as if the schema had just changed, after the first `fresh` ones.
+    stale: Mutex<(u64, u64)>,
     shards: Mutex<BTreeMap<ShardId, Seen>>,
     clients: Mutex<BTreeMap<ShardId, Arc<dyn ShardClient>>>,
 }
@@ -117,6 +119,26 @@ impl Faults {
     /// The shard says that it would commit, and is gone when it should.
     pub fn down_after_validation(&self, shard: u32) {
         self.seen(ShardId(shard), |seen| seen.down_after_validation = true);
+    }
+
+    /// Some fragments are taken, then some meet a schema change.
+    pub fn make_stale(&self, fresh: u64, stale: u64) {
+        *self.stale.lock().unwrap_or_else(PoisonError::into_inner) = (fresh, stale);
+    }
+
+    fn is_stale(&self) -> bool {
+        let mut left = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        match *left {
+            (0, 0) => false,
+            (0, stale) => {
+                *left = (0, stale - 1);
+                true
+            }
+            (fresh, stale) => {
+                *left = (fresh - 1, stale);
+                false
+            }
+        }
     }
 
     /// Counts anew; the commits with these numbers meet these faults.
@@ -328,6 +350,9 @@ impl ShardClient for Faulty {
             request.fragment = Fragment::Bytes { version, bytes };
         }
         self.arrive_in(request.context.txn).await?;
+        if self.faults.is_stale() {
+            return Err(ShardError::StaleEpoch { shard: self.id(), current: 0 });
+        }
         let answer = self.answer(self.shard.execute(request).await)?;
         let (faults, shard, lost) = (self.faults.clone(), self.id(), self.unavailable());
         let breaks = move |n: usize| {

@@ -12,6 +12,7 @@ mod flaky;
 mod moves;
 mod reference;
 mod simulation;
+mod stale;
 
 use std::{
     sync::{Arc, mpsc},
