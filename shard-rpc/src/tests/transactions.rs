@@ -16,7 +16,7 @@ use super::{
     double::{Double, table},
     eventually,
 };
-use crate::RemoteShard;
+use crate::{LinkState, RemoteShard};
 
 fn in_txn(txn: u64) -> RequestContext {
     RequestContext { txn: Some(TxnId(txn)), ..RequestContext::default() }
@@ -114,6 +114,8 @@ async fn a_transaction_does_not_survive_a_reconnect() {
     // The server has ended what the connection had begun, before it returned.
     assert!(double.txns.lock().is_empty(), "{:?}", double.asked());
     assert!(double.snapshots.lock().is_empty());
+    // Before the client has noticed, a commit is one whose answer is lost.
+    eventually("noticed", || shard.state() != LinkState::Up).await;
     assert!(matches!(shard.commit(TxnId(1)).await, Err(ShardError::TransactionLost { .. })));
     let _served = Served::start_with(&address, double.clone(), None).await;
     assert!(shard.ready(Duration::from_secs(5)).await);
