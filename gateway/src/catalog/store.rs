@@ -77,6 +77,8 @@ pub struct CatalogStore {
     versions: watch::Sender<u64>,
     /// One load at a time: who comes meanwhile finds it done.
     loading: Mutex<()>,
+    /// The same for undoing what was left behind: many statements find out at once.
+    recovering: Mutex<()>,
     locks: TableLocks,
 }
 
@@ -105,6 +107,7 @@ impl CatalogStore {
             meta,
             current: ArcSwap::from_pointee(catalog),
             loading: Mutex::default(),
+            recovering: Mutex::default(),
             locks: TableLocks::default(),
         });
         store.cluster.report(Report::Catalog(store.version())).await?;
@@ -349,6 +352,11 @@ impl CatalogStore {
 
     /// Undoes unfinished changes, once those under way have ended.
     pub async fn recover(&self, wait: Duration) -> Result<(), PgError> {
+        let before = self.version();
+        let _one = self.recovering.lock().await;
+        if self.version() != before {
+            return Ok(());
+        }
         self.lock_ddl(Some(wait)).await.map(drop)
     }
 
@@ -358,8 +366,8 @@ impl CatalogStore {
         tokio::spawn(async move {
             for _ in 0..UNDO_TRIES_MAX {
                 let Some(store) = store.upgrade() else { return };
-                match store.recover(DDL_WAIT_MAX).await {
-                    Ok(()) => return,
+                match store.lock_ddl(Some(DDL_WAIT_MAX)).await {
+                    Ok(_) => return,
                     Err(error) => {
                         tracing::warn!(%error, "a failed schema change is not undone yet")
                     }

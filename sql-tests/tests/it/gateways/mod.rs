@@ -89,8 +89,8 @@ impl Drop for Running {
 impl Running {
     async fn start(ground: &Ground, queries: &Runtime) -> Result<Running> {
         let life = Arc::new(Life::default());
-        let shards = ground.shards.iter().map(|shard| MortalShard::new(shard.clone(), &life));
-        let meta = MortalMeta::new(ground.service.connect(), &life);
+        let shards = ground.shards.iter().map(|shard| MortalShard::of(shard.clone(), &life));
+        let meta = MortalMeta::of(ground.service.connect(), &life);
         let join = Join {
             role: Role::Gateway,
             node: Identity(rand::random()),

@@ -120,7 +120,7 @@ pub struct MortalShard {
 }
 
 impl MortalShard {
-    pub fn new(shard: Arc<dyn ShardClient>, life: &Arc<Life>) -> Arc<dyn ShardClient> {
+    pub fn of(shard: Arc<dyn ShardClient>, life: &Arc<Life>) -> Arc<dyn ShardClient> {
         life.lived().shards.push(shard.clone());
         Arc::new(MortalShard { shard, life: life.clone() })
     }
@@ -200,7 +200,7 @@ mortal! {
 pub struct MortalMeta(Arc<Life>);
 
 impl MortalMeta {
-    pub fn new(session: Arc<MetaSession>, life: &Arc<Life>) -> Arc<dyn MetaClient> {
+    pub fn of(session: Arc<MetaSession>, life: &Arc<Life>) -> Arc<dyn MetaClient> {
         life.lived().session = Some(session);
         Arc::new(MortalMeta(life.clone()))
     }
