@@ -25,6 +25,7 @@ fn number(name: &str, default: u64) -> Result<u64> {
 
 #[test]
 fn balances_are_exact_while_slots_move_and_processes_die() -> Result<()> {
+    let _alone = super::alone();
     let n_moves = number("CORTEX_CHAOS_MOVES", MOVES_DEFAULT)?;
     let seed = number("CORTEX_CHAOS_SEED", rand::random::<u16>().into())?;
     println!("{n_moves} moves, CORTEX_CHAOS_SEED={seed}");

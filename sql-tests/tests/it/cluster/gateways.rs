@@ -13,6 +13,7 @@ const CHANGES: u32 = 12;
 
 #[test]
 fn a_change_in_one_gateway_is_there_in_the_other() -> Result<()> {
+    let _alone = super::alone();
     let cluster = ClusterServer::start(3, 2)?;
     let mut one = cluster.connect(1)?;
     let mut two = cluster.connect(2)?;
@@ -48,6 +49,7 @@ fn a_change_in_one_gateway_is_there_in_the_other() -> Result<()> {
 
 #[test]
 fn writes_go_on_while_the_other_gateway_changes_the_table() -> Result<()> {
+    let _alone = super::alone();
     let cluster = ClusterServer::start(3, 2)?;
     let mut changer = cluster.connect(1)?;
     changer.simple(

@@ -13,6 +13,7 @@ const AWAY: Duration = Duration::from_millis(700);
 
 #[test]
 fn every_process_can_be_killed_under_load() -> Result<()> {
+    let _alone = super::alone();
     let mut cluster = ClusterServer::start(3, 2)?;
     let nodes = [Node::Shard(2), Node::Gateway(1), Node::Meta, Node::Shard(1), Node::Gateway(2)];
     super::under_load(&mut cluster, BANK, |cluster| {
@@ -39,6 +40,7 @@ fn every_process_can_be_killed_under_load() -> Result<()> {
 
 #[test]
 fn statements_fail_on_a_dead_shard_alone_and_never_partly() -> Result<()> {
+    let _alone = super::alone();
     let mut cluster = ClusterServer::start(3, 2)?;
     let mut client = cluster.connect(1)?;
     client.simple("CREATE TABLE t (id int PRIMARY KEY, v int) WITH (shard_by = 'hash(id)')")?;
@@ -85,6 +87,7 @@ fn statements_fail_on_a_dead_shard_alone_and_never_partly() -> Result<()> {
 
 #[test]
 fn a_transaction_does_not_survive_its_shard() -> Result<()> {
+    let _alone = super::alone();
     let mut cluster = ClusterServer::start(2, 1)?;
     let mut client = cluster.connect(1)?;
     client.simple("CREATE TABLE t (id int PRIMARY KEY, v int) WITH (shard_by = 'hash(id)')")?;

@@ -6,7 +6,10 @@ mod kills;
 mod network;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -18,6 +21,12 @@ use cortex_sql_tests::{
 };
 
 const WRITERS: usize = 3;
+
+/// One cluster at a time: what these tests wait for is counted in seconds, and each starts half a dozen processes.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `disturb` while clients write and watch over all gateways; then everything must be exact.
 ///

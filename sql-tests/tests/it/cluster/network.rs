@@ -204,6 +204,7 @@ fn wait_healed(cluster: &ClusterServer) -> Result<()> {
 
 #[test]
 fn cuts_in_every_direction_lose_nothing_and_heal() -> Result<()> {
+    let _alone = super::alone();
     let Some(network) = Network::make("c", 3)? else { return Ok(()) };
     let mut cluster = network.start(2)?;
     super::under_load(&mut cluster, BANK, |cluster| {
@@ -228,6 +229,7 @@ fn cuts_in_every_direction_lose_nothing_and_heal() -> Result<()> {
 
 #[test]
 fn a_slow_link_ends_statements_by_their_timeout() -> Result<()> {
+    let _alone = super::alone();
     let Some(network) = Network::make("s", 2)? else { return Ok(()) };
     let cluster = network.start(1)?;
     let mut client = cluster.connect(1)?;
