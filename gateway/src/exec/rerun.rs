@@ -20,7 +20,7 @@ use super::{
     write::related,
 };
 use crate::{
-    error::PgError,
+    error::{PgError, SqlState},
     statement::{Execution, Prepared},
 };
 
@@ -36,6 +36,10 @@ const RECOVER_AFTER: Duration = Duration::from_millis(300);
 
 /// How long a schema change under way is waited for, when something may have to be undone behind it.
 const RECOVER_WAIT: Duration = Duration::from_secs(10);
+
+/// The same for a transaction that is open: the schema change may be waiting for what it holds, a circle that no table of
+/// locks shows. As long as `cortex.cross_shard_lock_timeout` is by default.
+const RECOVER_WAIT_HOLDING: Duration = Duration::from_secs(1);
 
 impl Session {
     pub(super) async fn rerun(
@@ -105,7 +109,19 @@ impl Session {
             return Ok(());
         }
         // Behind whoever changes the schema now. After it there is a newer version, or nothing to undo.
-        store.recover(RECOVER_WAIT).await?;
+        let is_open = self.transaction.is_some();
+        let wait = if is_open { RECOVER_WAIT_HOLDING } else { RECOVER_WAIT };
+        match store.recover(wait).await {
+            Err(error) if is_open && error.code == SqlState::LOCK_NOT_AVAILABLE => {
+                return Err(PgError::new(
+                    SqlState::SERIALIZATION_FAILURE,
+                    "could not serialize access due to a change of the schema or of the shard map",
+                )
+                .with_detail("The change waits, and may wait for what this transaction holds.")
+                .with_hint("Run the transaction again."));
+            }
+            done => done?,
+        }
         *waiting_since = Instant::now();
         Ok(())
     }
