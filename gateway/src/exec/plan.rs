@@ -148,6 +148,8 @@ impl PreparedPlan {
         ast: &Ast,
         parameters: Vec<Option<SqlType>>,
     ) -> Result<PreparedPlan, PgError> {
+        // Before the names are looked up: a version that comes meanwhile must not pass for the one that they were found in.
+        let catalog_version = session.catalog().version;
         let (plan, parameters) = match ast {
             Ast::Sql(statement) => bind_statement(session, &parsed.sql, statement, parameters)?,
             Ast::Ddl(command) => (Plan::Ddl((**command).clone()), Vec::new()),
@@ -158,12 +160,11 @@ impl PreparedPlan {
             }
             _ => (Plan::Utility, Vec::new()),
         };
-        let catalog = session.catalog();
         Ok(PreparedPlan {
             parsed: parsed.clone(),
             plan,
             parameters,
-            catalog_version: catalog.version,
+            catalog_version,
             in_ddl: session.ddl.is_some(),
             search_path: session.settings.search_path(),
         })
