@@ -49,8 +49,14 @@ const OBJECTS: &[&str] = &[
 ];
 
 /// Relations whose rows are of the moment, not of the catalog; a crash leaves numbers of sequences out, as in PostgreSQL.
-const OF_THE_MOMENT: &[&str] =
-    &["pg_stat_activity", "pg_locks", "pg_cursors", "pg_prepared_statements", "pg_sequences"];
+const OF_THE_MOMENT: &[&str] = &[
+    "pg_stat_activity",
+    "pg_locks",
+    "pg_cursors",
+    "pg_prepared_statements",
+    "pg_sequences",
+    "cortex.gateways",
+];
 
 /// Every system relation and every table, as sorted text.
 fn dump(client: &mut Client) -> Result<BTreeMap<String, Vec<String>>> {

@@ -1,17 +1,24 @@
 //! nextval, currval, setval, lastval.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use cortex_planner::catalog::Sequence;
 use cortex_shard_api::{
-    Datum, ShardError, ValueError, ValueErrorKind,
+    Datum, ShardError, ShardId, ValueError, ValueErrorKind,
     client::{SequenceSpec, SequenceState, ShardClient},
 };
 
 use super::{Call, Result, ask, shard_error};
+use crate::error::PgError;
 
 /// A sequence's shard answers in milliseconds; a thread that waits for it can do nothing else.
 const SEQUENCE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Between a sequence's end on one shard and the catalog that names the other; a few milliseconds.
+const MOVE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Call<'_> {
     fn sequence(&self) -> Result<Arc<Sequence>> {
@@ -32,19 +39,44 @@ impl Call<'_> {
         })
     }
 
+    /// Asks the sequence's shard: where it has moved to, if it moves meanwhile.
     fn ask<T: Send + 'static, F>(
         &self,
         sequence: &Sequence,
-        call: impl FnOnce(Arc<dyn ShardClient>, SequenceSpec) -> F,
+        call: impl Fn(Arc<dyn ShardClient>, SequenceSpec) -> F,
     ) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, ShardError>> + Send + 'static,
     {
-        let shard = self.session.store().shard(sequence.home).map_err(|error| {
-            ValueError::new(ValueErrorKind::ShardUnavailable, error.message.clone())
-        })?;
-        ask(sequence.home, SEQUENCE_WAIT_MAX, call(shard, sequence.spec.clone()))
-            .map_err(|error| failed(sequence, error))
+        let began = Instant::now();
+        let mut home = sequence.home;
+        loop {
+            let shard = self.session.store().shard(home).map_err(|error| {
+                ValueError::new(ValueErrorKind::ShardUnavailable, error.message.clone())
+            })?;
+            match ask(home, SEQUENCE_WAIT_MAX, call(shard, sequence.spec.clone())) {
+                Err(ShardError::StaleEpoch { .. }) if began.elapsed() < SEQUENCE_WAIT_MAX => {
+                    home = self.home_now(sequence)?;
+                }
+                answer => return answer.map_err(|error| failed(sequence, error)),
+            }
+        }
+    }
+
+    /// The shard of a sequence that its shard has given away, a little later: the move may not be published yet.
+    fn home_now(&self, sequence: &Sequence) -> Result<ShardId> {
+        let store = self.session.store().clone();
+        let refreshed = async move {
+            let before = store.version();
+            store.changed(before, MOVE_PAUSE).await;
+            let unavailable = |error: PgError| ShardError::Unavailable {
+                shard: ShardId::META,
+                reason: error.message.clone(),
+            };
+            store.refresh().await.map_err(unavailable)
+        };
+        let catalog = ask(ShardId::META, SEQUENCE_WAIT_MAX, refreshed).map_err(shard_error)?;
+        Ok(catalog.sequences.get(&sequence.oid).map_or(sequence.home, |found| found.home))
     }
 
     pub(super) fn nextval(&self) -> Result<Datum> {
