@@ -691,7 +691,12 @@ impl World {
             }
         }
         for id in SHARDS {
-            assert!(self.shard(id).core.poison.get().is_none());
+            let poison = self.shard(id).core.poison.get().cloned();
+            match poison {
+                // Work behind the scenes met a fault just before it was healed, and says so only now.
+                Some(reason) if reason.contains("no power") => self.crash(id),
+                other => assert_eq!(other, None, "shard {id}"),
+            }
         }
     }
 
