@@ -56,6 +56,7 @@ const OF_THE_MOMENT: &[&str] = &[
     "pg_prepared_statements",
     "pg_sequences",
     "cortex.gateways",
+    "cortex.shards",
 ];
 
 /// Every system relation and every table, as sorted text.
