@@ -5,26 +5,24 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    datatypes::SchemaRef,
-    record_batch::{RecordBatch, RecordBatchOptions},
-};
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
     common::{Statistics, internal_err, tree_node::TreeNodeRecursion},
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr},
+    physical_expr::PhysicalExpr,
     physical_plan::{
         ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
         ReplaceChildrenOptions,
         coop::make_cooperative,
-        execution_plan::{Boundedness, EmissionType, SchedulingType},
         metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
         statistics::StatisticsArgs,
         stream::RecordBatchStreamAdapter,
     },
 };
 use futures::stream;
+
+use crate::leaf;
 
 /// Bytes of the rows of one side that travel: they go to every shard, and each keeps them while it joins.
 pub const BROADCAST_BYTES_MAX: usize = 4 << 20;
@@ -42,25 +40,15 @@ pub struct BroadcastRowsExec {
 impl BroadcastRowsExec {
     /// The place of rows that are collected when the plan runs.
     pub fn awaited(number: usize, schema: SchemaRef) -> BroadcastRowsExec {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema.clone()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        let (properties, metrics) = (Arc::new(properties), ExecutionPlanMetricsSet::new());
+        let properties = Arc::new(leaf::properties(&schema, 1, None));
+        let metrics = ExecutionPlanMetricsSet::new();
         BroadcastRowsExec { number, schema, rows: None, properties, metrics }
     }
 
     /// The same with its rows, under the names that the plan knows. Error: they are of other types.
     pub fn with_rows(&self, rows: &[RecordBatch]) -> Result<BroadcastRowsExec> {
-        let renamed = rows.iter().map(|batch| {
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let columns = batch.columns().to_vec();
-            RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-        });
-        let rows = Some(renamed.collect::<Result<Arc<[_]>, _>>()?);
+        let renamed = rows.iter().map(|batch| leaf::rename(batch, &self.schema));
+        let rows = Some(renamed.collect::<Result<Arc<[_]>>>()?);
         Ok(BroadcastRowsExec { rows, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() })
     }
 

@@ -22,6 +22,9 @@ pub mod lower;
 /// Our own errors inside DataFusion's.
 pub mod failure;
 
+/// What leaves of plans have in common.
+pub mod leaf;
+
 /// The leaf of a fragment: reads a table inside a shard.
 pub mod table_scan;
 

@@ -7,10 +7,7 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use arrow::{
-    datatypes::SchemaRef,
-    record_batch::{RecordBatch, RecordBatchOptions},
-};
+use arrow::datatypes::SchemaRef;
 use cortex_shard_api::{
     ShardId,
     client::{ScanSource, ScanSpec},
@@ -22,18 +19,19 @@ use datafusion::{
     },
     error::{DataFusionError, Result},
     execution::{SendableRecordBatchStream, TaskContext},
-    physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr},
+    physical_expr::{LexOrdering, PhysicalExpr},
     physical_plan::{
         ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
         ReplaceChildrenOptions,
         coop::make_cooperative,
-        execution_plan::{Boundedness, EmissionType, SchedulingType},
         metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
         statistics::StatisticsArgs,
         stream::RecordBatchStreamAdapter,
     },
 };
 use futures::StreamExt;
+
+use crate::leaf;
 
 /// The `SessionConfig` extension under which a shard offers its rows to the fragment it runs.
 #[derive(Clone)]
@@ -73,7 +71,7 @@ impl TableScanExec {
         ordering: Option<LexOrdering>,
         note: Arc<dyn Any + Send + Sync>,
     ) -> TableScanExec {
-        let properties = Arc::new(properties(&schema, partitions.len(), ordering.as_ref()));
+        let properties = Arc::new(leaf::properties(&schema, partitions.len(), ordering.as_ref()));
         TableScanExec {
             schema,
             partitions,
@@ -148,21 +146,6 @@ impl TableScanExec {
     }
 }
 
-fn properties(
-    schema: &SchemaRef,
-    n_partitions: usize,
-    ordering: Option<&LexOrdering>,
-) -> PlanProperties {
-    let equivalences = EquivalenceProperties::new_with_orderings(schema.clone(), ordering.cloned());
-    PlanProperties::new(
-        equivalences,
-        Partitioning::UnknownPartitioning(n_partitions),
-        EmissionType::Incremental,
-        Boundedness::Bounded,
-    )
-    .with_scheduling_type(SchedulingType::Cooperative)
-}
-
 impl DisplayAs for TableScanExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.partitions.first().map_or("?", |first| first.spec.table.name.as_str());
@@ -225,7 +208,7 @@ impl ExecutionPlan for TableScanExec {
         let schema = self.schema.clone();
         let stream = batches.map(move |batch| {
             let _timer = baseline.elapsed_compute().timer();
-            let batch = rename(batch.map_err(external)?, &schema)?;
+            let batch = leaf::rename(&batch.map_err(external)?, &schema)?;
             baseline.record_output(batch.num_rows());
             Ok(batch)
         });
@@ -250,13 +233,6 @@ impl ExecutionPlan for TableScanExec {
         }
         Ok(Arc::new(statistics))
     }
-}
-
-/// The batch under the planned schema: same arrays, the planner's names and metadata.
-fn rename(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let columns = batch.columns().to_vec();
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
 }
 
 fn external(error: cortex_shard_api::ShardError) -> DataFusionError {

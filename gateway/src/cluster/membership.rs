@@ -63,6 +63,18 @@ impl Drop for ClusterGuard {
     }
 }
 
+/// A gateway that has just started, reached at this address; empty: in the process of who asks.
+pub fn new_gateway(address: String) -> Join {
+    Join {
+        role: Role::Gateway,
+        node: Identity(rand::random()),
+        run: rand::random(),
+        cluster: None,
+        member: None,
+        address,
+    }
+}
+
 impl Cluster {
     /// The cluster of one process: these shards, the meta shard included, and a meta service of its own.
     pub async fn embedded(clients: Vec<Arc<dyn ShardClient>>) -> Result<Arc<Cluster>, PgError> {
@@ -78,15 +90,7 @@ impl Cluster {
         shards: Shards,
     ) -> Result<Arc<Cluster>, PgError> {
         let meta: Arc<dyn MetaClient> = service.connect();
-        let join = Join {
-            role: Role::Gateway,
-            node: Identity(rand::random()),
-            run: rand::random(),
-            cluster: None,
-            member: None,
-            address: String::new(),
-        };
-        let cluster = Cluster::join(meta, shards, join).await?;
+        let cluster = Cluster::join(meta, shards, new_gateway(String::new())).await?;
         cluster.report(Report::Up).await?;
         Ok(cluster)
     }

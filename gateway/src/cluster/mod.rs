@@ -19,6 +19,6 @@ pub mod shards;
 /// One gateway's place in its cluster.
 pub mod membership;
 
-pub use membership::{Cluster, ClusterGuard};
+pub use membership::{Cluster, ClusterGuard, new_gateway};
 pub use service::MetaService;
 pub use shards::Shards;

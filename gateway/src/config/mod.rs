@@ -110,6 +110,22 @@ fn number(env: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<usi
     parsed.with_context(|| format!("{name} is not a number"))
 }
 
+/// A path, from flag, environment or file.
+fn path(
+    flag: Option<PathBuf>,
+    env: impl Fn(&str) -> Option<String>,
+    name: &str,
+    file: Option<&PathBuf>,
+) -> Option<PathBuf> {
+    flag.or_else(|| env(name).map(PathBuf::from)).or_else(|| file.cloned())
+}
+
+/// Where data is kept, from flag, environment or file.
+fn data_dir(flag: Option<PathBuf>, env: impl Fn(&str) -> Option<String>, file: &File) -> PathBuf {
+    let named = path(flag, env, "CORTEX_DATA_DIR", file.data_dir.as_ref());
+    named.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT))
+}
+
 /// Connections at a time, from flag, environment or file.
 fn connections(
     flag: Option<usize>,
@@ -142,8 +158,15 @@ fn sql_listen(
     Ok(with_port(listen, port.unwrap_or(PORT_DEFAULT)))
 }
 
-/// Certificate and key for Postgres's clients.
-fn tls_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>> {
+/// Certificate and key for Postgres's clients, from flags, environment or file.
+fn tls_files(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    env: impl Fn(&str) -> Option<String>,
+    file: &File,
+) -> Result<Option<TlsFiles>> {
+    let cert = path(cert, &env, "CORTEX_TLS_CERT", file.tls_cert.as_ref());
+    let key = path(key, &env, "CORTEX_TLS_KEY", file.tls_key.as_ref());
     match (cert, key) {
         (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
         (None, None) => Ok(None),
@@ -171,18 +194,10 @@ impl Config {
             None => None,
         };
         let connections_max = connections(flags.max_connections, &env, file.max_connections)?;
-        let listen = sql_listen(flags.listen, &env, file.listen)?;
-        let path = |name: &str| env(name).map(PathBuf::from);
-        let cert = flags.tls_cert.or_else(|| path("CORTEX_TLS_CERT")).or(file.tls_cert);
-        let key = flags.tls_key.or_else(|| path("CORTEX_TLS_KEY")).or(file.tls_key);
-        let tls = tls_files(cert, key)?;
+        let tls = tls_files(flags.tls_cert, flags.tls_key, &env, &file)?;
         Ok(Config {
-            listen,
-            data_dir: flags
-                .data_dir
-                .or_else(|| path("CORTEX_DATA_DIR"))
-                .or(file.data_dir)
-                .unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT)),
+            data_dir: data_dir(flags.data_dir, &env, &file),
+            listen: sql_listen(flags.listen, &env, file.listen)?,
             shards,
             connections_max,
             tls,

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use cortex_shard_rpc::TlsConfig;
 
 use super::{
-    DATA_DIR_DEFAULT, File, GRACE, LISTEN_HOST_DEFAULT, TlsFiles, connections, read_file,
-    sql_listen, tls_files, variable, with_port,
+    File, GRACE, LISTEN_HOST_DEFAULT, TlsFiles, connections, data_dir, path, read_file, sql_listen,
+    tls_files, variable, with_port,
 };
 
 /// Ports of meta and shard processes unless something else is said.
@@ -160,7 +160,7 @@ pub struct ReadyConfig {
 
 fn certificates(flags: &CertificateFlags, file: &File) -> Result<Option<NodeTls>> {
     let path = |flag: &Option<PathBuf>, name: &str, file: &Option<PathBuf>| {
-        flag.clone().or_else(|| variable(name).map(PathBuf::from)).or_else(|| file.clone())
+        path(flag.clone(), variable, name, file.as_ref())
     };
     let ca = path(&flags.cluster_ca, "CORTEX_CLUSTER_CA", &file.cluster_ca);
     let certificate = path(&flags.cluster_cert, "CORTEX_CLUSTER_CERT", &file.cluster_cert);
@@ -197,19 +197,13 @@ fn node_listen(flag: Option<String>, file: &File, port: u16) -> String {
     with_port(listen.unwrap_or_else(|| LISTEN_HOST_DEFAULT.to_owned()), port)
 }
 
-fn data_dir(flag: Option<PathBuf>, file: &File) -> PathBuf {
-    flag.or_else(|| variable("CORTEX_DATA_DIR").map(PathBuf::from))
-        .or_else(|| file.data_dir.clone())
-        .unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT))
-}
-
 impl NodeConfig {
     pub fn meta(flags: MetaFlags) -> Result<NodeConfig> {
         let file = read_file(flags.cluster.config.as_deref())?;
         Ok(NodeConfig {
             listen: node_listen(flags.listen, &file, META_PORT_DEFAULT),
             advertise: advertise(&flags.cluster, &file),
-            data_dir: data_dir(flags.data_dir, &file),
+            data_dir: data_dir(flags.data_dir, variable, &file),
             join: None,
             tls: certificates(&flags.cluster.certificates, &file)?,
             shutdown_grace: GRACE,
@@ -222,7 +216,7 @@ impl NodeConfig {
         Ok(NodeConfig {
             listen: node_listen(flags.listen, &file, SHARD_PORT_DEFAULT),
             advertise: advertise(&flags.cluster, &file),
-            data_dir: data_dir(flags.data_dir, &file),
+            data_dir: data_dir(flags.data_dir, variable, &file),
             join: Some(join(flags.join, &file)?),
             tls: certificates(&flags.cluster.certificates, &file)?,
             shutdown_grace: GRACE,
@@ -234,16 +228,11 @@ impl NodeConfig {
 impl GatewayConfig {
     pub fn load(flags: GatewayFlags) -> Result<GatewayConfig> {
         let file = read_file(flags.cluster.config.as_deref())?;
-        let path = |flag: Option<PathBuf>, name: &str, file: &Option<PathBuf>| {
-            flag.or_else(|| variable(name).map(PathBuf::from)).or_else(|| file.clone())
-        };
-        let cert = path(flags.tls_cert, "CORTEX_TLS_CERT", &file.tls_cert);
-        let key = path(flags.tls_key, "CORTEX_TLS_KEY", &file.tls_key);
         Ok(GatewayConfig {
             advertise: advertise(&flags.cluster, &file),
             join: join(flags.join, &file)?,
             connections_max: connections(flags.max_connections, variable, file.max_connections)?,
-            tls: tls_files(cert, key)?,
+            tls: tls_files(flags.tls_cert, flags.tls_key, variable, &file)?,
             node_tls: certificates(&flags.cluster.certificates, &file)?,
             shutdown_grace: GRACE,
             initial_password: variable("POSTGRES_PASSWORD"),

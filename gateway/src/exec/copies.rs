@@ -2,8 +2,9 @@
 //!
 //! A write goes to the primary copy; the other shards follow its log. So a statement that reads a copy waits until the copy
 //! has what was acknowledged: to whichever session, so that a client that writes on one connection reads it on another. What
-//! this gateway acknowledged it knows; while there are others, it asks the primary copy's shard each time. Lives here: the newest change for each shard with primary copies, and the wait. Not here: following
-//! (`shard_node::replication`), which tables are read from copies at all (`planner::operators::table`).
+//! this gateway acknowledged it knows; while there are others, it asks the primary copy's shard each time. Lives here: the
+//! newest change for each shard with primary copies, and the wait. Not here: following (`shard_node::replication`), which
+//! tables are read from copies at all (`planner::operators::table`).
 
 use std::{
     collections::BTreeMap,

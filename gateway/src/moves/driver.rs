@@ -297,7 +297,6 @@ impl Driver {
                 let stored = self.records.get(record.id).await?;
                 if let Some(stored) = &stored {
                     self.stored = stored.clone();
-                    self.stored.stall_micros = stored.stall_micros;
                 }
                 let stall = record.stall_micros;
                 Event::Reloaded(stored.map(|mut stored| {

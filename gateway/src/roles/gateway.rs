@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Result, anyhow};
-use cortex_shard_api::cluster::{Identity, Join, MetaClient, Report, Role};
+use cortex_shard_api::cluster::{MetaClient, Report};
 use futures::FutureExt;
 
 use super::{RemoteShards, advertised, join};
 use crate::{
     catalog::CatalogStore,
-    cluster::Cluster,
+    cluster::{Cluster, new_gateway},
     config::GatewayConfig,
     embedded::{query_runtime, set_initial_password},
     exec::gateway::{Gateway, Service},
@@ -29,15 +29,8 @@ pub async fn run(config: GatewayConfig) -> Result<()> {
 
 /// Joins the cluster and opens its catalog.
 async fn open(config: GatewayConfig, listening: SocketAddr) -> Result<Opened> {
-    let request = Join {
-        role: Role::Gateway,
-        node: Identity(rand::random()),
-        run: rand::random(),
-        cluster: None,
-        member: None,
-        address: advertised(config.advertise.as_deref(), listening)
-            .unwrap_or_else(|_| listening.to_string()),
-    };
+    let address = advertised(config.advertise.as_deref(), listening);
+    let request = new_gateway(address.unwrap_or_else(|_| listening.to_string()));
     let (meta, joined) = join(&config.join, config.node_tls.as_ref(), request).await?;
     say(format_args!("gateway {} of cluster {}", joined.member, joined.cluster));
     let caller = format!("gateway {}", joined.member);

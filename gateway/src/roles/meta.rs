@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Context, Result, anyhow};
 use cortex_shard_api::{ShardError, ShardId, client::ShardClient};
 use cortex_shard_node::{Shard, ShardConfig};
-use cortex_shard_rpc::{Server, ServerConfig};
 
-use super::{advertised, ready, resolve, warn_if_open};
+use super::{bind, ready};
 use crate::{
     catalog::store::bootstrap,
     cluster::{MetaService, remote},
@@ -21,11 +20,7 @@ use crate::{
 pub async fn run(config: NodeConfig) -> Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::new()?;
-    let listen = resolve(&config.listen).await?;
-    let server = ServerConfig::new(String::new(), config.tls.clone());
-    let server = Server::bind(listen, server).await?;
-    let address = advertised(config.advertise.as_deref(), server.address())?;
-    warn_if_open(server.address(), config.tls.as_ref());
+    let (server, address) = bind(&config).await?;
     let mut directory = NodeDir::open(&config.data_dir, Owner::Meta)?;
     let shard_config = ShardConfig::new(ShardId::META, config.data_dir.join("meta"));
     let (shard, _) = tokio::task::spawn_blocking(move || Shard::open(shard_config))

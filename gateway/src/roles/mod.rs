@@ -27,12 +27,12 @@ use cortex_shard_api::{
     client::ShardClient,
     cluster::{ClusterError, Identity, Join, Joined, Members, MetaClient},
 };
-use cortex_shard_rpc::{ClientConfig, Endpoint, RemoteShard};
+use cortex_shard_rpc::{ClientConfig, Endpoint, RemoteShard, Server, ServerConfig};
 use parking_lot::Mutex;
 
 use crate::{
     cluster::{Shards, remote::RemoteMeta},
-    config::NodeTls,
+    config::{NodeConfig, NodeTls},
     run::say,
 };
 
@@ -65,6 +65,16 @@ fn advertised(advertise: Option<&str>, listening: SocketAddr) -> Result<String> 
         ),
         None => Ok(listening.to_string()),
     }
+}
+
+/// Claims the port of a meta or shard process; its cluster is not known yet. The second is what others are told.
+async fn bind(config: &NodeConfig) -> Result<(Server, String)> {
+    let listen = resolve(&config.listen).await?;
+    let server = ServerConfig::new(String::new(), config.tls.clone());
+    let server = Server::bind(listen, server).await?;
+    let address = advertised(config.advertise.as_deref(), server.address())?;
+    warn_if_open(server.address(), config.tls.as_ref());
+    Ok((server, address))
 }
 
 /// A port that is open to other hosts without certificates is open to everybody there.

@@ -13,9 +13,8 @@ use cortex_shard_api::{
     cluster::{Join, Members, MetaClient, Report, Role},
 };
 use cortex_shard_node::{Follower, Shard, ShardConfig};
-use cortex_shard_rpc::{Server, ServerConfig};
 
-use super::{RemoteShards, advertised, join, ready, resolve, warn_if_open};
+use super::{RemoteShards, bind, join, ready};
 use crate::{
     cluster::remote::RemoteMeta,
     config::NodeConfig,
@@ -34,11 +33,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub async fn run(config: NodeConfig) -> Result<()> {
     let begun = Instant::now();
     let mut signals = Signals::new()?;
-    let listen = resolve(&config.listen).await?;
-    let server = ServerConfig::new(String::new(), config.tls.clone());
-    let server = Server::bind(listen, server).await?;
-    let address = advertised(config.advertise.as_deref(), server.address())?;
-    warn_if_open(server.address(), config.tls.as_ref());
+    let (server, address) = bind(&config).await?;
     let mut directory = NodeDir::open(&config.data_dir, Owner::Shard)?;
     let identity = &directory.identity;
     let request = Join {

@@ -17,23 +17,19 @@ use std::{
 
 use cortex_functions::{
     broadcast_rows::{BROADCAST_BYTES_MAX, BroadcastRowsExec},
+    leaf,
     table_scan::TableScanExec,
 };
 use cortex_shard_api::ShardId;
 use datafusion::{
-    arrow::{
-        datatypes::SchemaRef,
-        record_batch::{RecordBatch, RecordBatchOptions},
-    },
+    arrow::{datatypes::SchemaRef, record_batch::RecordBatch},
     common::{internal_err, tree_node::TreeNodeRecursion},
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
-    physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr},
+    physical_expr::PhysicalExpr,
     physical_plan::{
         ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-        ReplaceChildrenOptions,
-        execution_plan::{Boundedness, EmissionType, SchedulingType},
-        stream::RecordBatchStreamAdapter,
+        ReplaceChildrenOptions, stream::RecordBatchStreamAdapter,
     },
 };
 use futures::{StreamExt, stream};
@@ -129,14 +125,8 @@ struct GatheredExec {
 
 impl GatheredExec {
     fn new(schema: SchemaRef, side: Side) -> GatheredExec {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema.clone()),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        )
-        .with_scheduling_type(SchedulingType::Cooperative);
-        GatheredExec { schema, side: Mutex::new(Some(side)), properties: Arc::new(properties) }
+        let properties = Arc::new(leaf::properties(&schema, 1, None));
+        GatheredExec { schema, side: Mutex::new(Some(side)), properties }
     }
 }
 
@@ -202,12 +192,7 @@ impl ExecutionPlan for GatheredExec {
         let schema = self.schema.clone();
         let first = stream::iter(side.rows.into_iter().map(Ok));
         let rest = stream::iter(side.rest).flatten();
-        let named = first.chain(rest).map(move |batch| {
-            let batch = batch?;
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let columns = batch.columns().to_vec();
-            Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
-        });
+        let named = first.chain(rest).map(move |batch| leaf::rename(&batch?, &schema));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), named)))
     }
 }

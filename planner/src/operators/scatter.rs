@@ -19,17 +19,15 @@ use std::{
 };
 
 use cortex_functions::{
-    broadcast_rows::BroadcastRowsExec, fragment::PlanFragment, session, table_scan::TableScanExec,
+    broadcast_rows::BroadcastRowsExec, fragment::PlanFragment, leaf, session,
+    table_scan::TableScanExec,
 };
 use cortex_shard_api::{
     ShardError, ShardId,
     client::{Fragment, FragmentRequest},
 };
 use datafusion::{
-    arrow::{
-        datatypes::SchemaRef,
-        record_batch::{RecordBatch, RecordBatchOptions},
-    },
+    arrow::record_batch::RecordBatch,
     common::{
         Statistics, internal_datafusion_err, internal_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
@@ -389,7 +387,7 @@ impl ShardFragmentExec {
             // The snapshot stays open as long as the stream is read.
             Ok::<_, DataFusionError>(answer.map(move |batch| {
                 let _held = (&statement, &elapsed);
-                let batch = rename(batch.map_err(external)?, &schema)?;
+                let batch = leaf::rename(&batch.map_err(external)?, &schema)?;
                 baseline.record_output(batch.num_rows());
                 Ok(batch)
             }))
@@ -397,12 +395,6 @@ impl ShardFragmentExec {
         .try_flatten();
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
     }
-}
-
-/// The batch under the planned schema.
-fn rename(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)?)
 }
 
 fn external(error: ShardError) -> DataFusionError {

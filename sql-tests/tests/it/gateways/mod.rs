@@ -13,15 +13,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cortex_gateway::{
     catalog::CatalogStore,
-    cluster::{Cluster, MetaService, Shards},
+    cluster::{Cluster, MetaService, Shards, new_gateway},
     exec::gateway::{Gateway, Service},
     listener::Server,
 };
-use cortex_shard_api::{
-    ShardId,
-    client::ShardClient,
-    cluster::{Identity, Join, Report, Role},
-};
+use cortex_shard_api::{ShardId, client::ShardClient, cluster::Report};
 use cortex_shard_node::{Follower, Shard, ShardConfig, StorageKind};
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -91,14 +87,7 @@ impl Running {
         let life = Arc::new(Life::default());
         let shards = ground.shards.iter().map(|shard| MortalShard::of(shard.clone(), &life));
         let meta = MortalMeta::of(ground.service.connect(), &life);
-        let join = Join {
-            role: Role::Gateway,
-            node: Identity(rand::random()),
-            run: rand::random(),
-            cluster: None,
-            member: None,
-            address: String::new(),
-        };
+        let join = new_gateway(String::new());
         let text = |error: cortex_gateway::error::PgError| anyhow!("{error}");
         let cluster = Cluster::join(meta, Shards::new(shards), join).await.map_err(text)?;
         cluster.follow(|_, _| {});
