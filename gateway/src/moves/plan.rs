@@ -306,22 +306,30 @@ impl Planner<'_> {
         };
         let found = self.units.iter().enumerate().filter(|(_, unit)| fits(unit));
         let Some((position, _)) = found.max_by_key(|(_, unit)| unit.bytes) else { return false };
+        let unit = &self.units[position];
+        let piece = (unit.bytes / unit.pieces()).max(1);
+        self.hand_over(position, to, (wanted / piece).max(1) as usize, reason);
+        true
+    }
+
+    /// Moves so many pieces of a unit, or as many as it has.
+    fn hand_over(&mut self, position: usize, to: ShardId, n: usize, reason: String) {
         let unit = &mut self.units[position];
-        let kind = unit.kind.clone();
+        let (kind, from) = (unit.kind.clone(), unit.shard);
         if unit.slots.is_empty() {
             let bytes = unit.bytes;
             unit.shard = to;
             self.add(kind, &[], from, to, bytes, reason);
-            return true;
+            return;
         }
-        let piece = (unit.bytes / unit.pieces()).max(1);
-        let n = ((wanted / piece).max(1) as usize).min(unit.slots.len());
+        let n = n.min(unit.slots.len());
+        // All of them take all bytes along: what a division leaves would look like something that can move.
+        let bytes =
+            if n == unit.slots.len() { unit.bytes } else { unit.bytes / unit.pieces() * n as u64 };
         let slots = unit.slots.split_off(unit.slots.len() - n);
-        let bytes = piece * n as u64;
-        unit.bytes = unit.bytes.saturating_sub(bytes);
+        unit.bytes -= bytes;
         self.give(&kind, to, &slots, bytes);
         self.add(kind, &slots, from, to, bytes, reason);
-        true
     }
 
     /// Of each group and each range table every shard gets as many pieces as the others, give or take one.
@@ -384,20 +392,7 @@ impl Planner<'_> {
             is_object && unit.shard == from
         });
         let Some(position) = position else { return false };
-        let unit = &mut self.units[position];
-        let kind = unit.kind.clone();
-        if unit.slots.is_empty() {
-            let bytes = unit.bytes;
-            unit.shard = to;
-            self.add(kind, &[], from, to, bytes, reason);
-            return true;
-        }
-        let n = n.min(unit.slots.len());
-        let bytes = unit.bytes / unit.pieces() * n as u64;
-        let slots = unit.slots.split_off(unit.slots.len() - n);
-        unit.bytes = unit.bytes.saturating_sub(bytes);
-        self.give(&kind, to, &slots, bytes);
-        self.add(kind, &slots, from, to, bytes, reason);
+        self.hand_over(position, to, n, reason);
         true
     }
 }
@@ -453,6 +448,25 @@ mod tests {
     fn what_is_even_stays() {
         let owner = (0..1024).map(|slot| ShardId(1 + slot % 2)).collect();
         assert_eq!(planned(&catalog(owner), &[1, 2], &[]), []);
+    }
+
+    #[test]
+    fn who_gives_all_slots_away_has_nothing_left_to_move() {
+        let (catalog, sizes, nobody) = (Catalog::default(), Sizes::new(), BTreeSet::new());
+        let situation = Situation {
+            catalog: &catalog,
+            sizes: &sizes,
+            takers: &nobody,
+            draining: &nobody,
+            strategy: Strategy::Bytes,
+        };
+        let kind = UnitKind::Slots(Oid(20000));
+        let unit = Unit { kind, shard: ShardId(1), slots: vec![3, 4, 5], bytes: 10 };
+        let (units, load, moves) = (vec![unit], BTreeMap::new(), Vec::new());
+        let mut planner = Planner { situation, units, load, moves };
+        assert!(planner.move_bytes(ShardId(1), ShardId(2), 100, String::new()));
+        assert_eq!((slots(&planner.moves[0].subject), planner.moves[0].bytes), (3, 10));
+        assert!(!planner.move_bytes(ShardId(1), ShardId(2), 100, String::new()));
     }
 
     fn slots(subject: &Subject) -> usize {
