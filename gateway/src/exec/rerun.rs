@@ -28,8 +28,9 @@ use crate::{
 /// client that changes a table without end gets here; then 40001 tells the others.
 pub(super) const RERUNS_MAX: usize = 100;
 
-/// Between the commit of a schema change in the shards and the catalog that everybody sees; a few milliseconds.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Between the commit of a schema change in the shards and the catalog that everybody sees there are a few milliseconds. Where
+/// disks are slow there are more, so each pause is as long as the waiting before it: reruns count changes, not time.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
 
 /// When it takes longer than this, whoever made the change may be gone.
 const RECOVER_AFTER: Duration = Duration::from_millis(300);
@@ -105,7 +106,7 @@ impl Session {
             return Ok(());
         }
         if waiting_since.elapsed() < RECOVER_AFTER {
-            store.changed(before, PAUSE).await;
+            store.changed(before, waiting_since.elapsed().max(PAUSE_MIN)).await;
             return Ok(());
         }
         // Behind whoever changes the schema now. After it there is a newer version, or nothing to undo.
