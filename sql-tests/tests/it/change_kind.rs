@@ -14,7 +14,7 @@ use cortex_sql_tests::{
 };
 
 /// Enough for a change to take a good part of a second in a debug build.
-const ROWS: i64 = 24_000;
+const ROWS: i64 = 100_000;
 
 const TO_HASH: &str = "SELECT create_distributed_table('t', 'tenant', colocate_with => 'none')";
 
