@@ -1,4 +1,5 @@
-//! Keeps a `RemoteShard` connected: one attempt after the other, with a growing pause, for as long as it lives.
+//! Keeps a `RemoteShard` connected: one attempt after the other, with a growing pause that requests cut short, for as long as it
+//! lives.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -45,35 +46,37 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 continue;
             }
         };
-        let reason = match attempted {
+        match attempted {
             Ok(Ok((connection, inbound))) => {
                 epoch += 1;
                 let since = Instant::now();
                 let reason = serve(&shared, &connection, inbound, &mut address).await;
-                connection.close(&reason);
-                let was_good = since.elapsed() >= GOOD_AFTER;
                 tracing::info!(shard = %shared.endpoint.shard, address = %current, reason, "connection lost");
-                if was_good || address.has_changed().unwrap_or(false) {
-                    backoff = shared.config.backoff_min;
+                let is_new_address = address.has_changed().unwrap_or(false);
+                let is_next_at_once = is_new_address || since.elapsed() >= GOOD_AFTER;
+                // Before it is closed: who learns that from the connection, and asks again, finds no trace of it.
+                if is_next_at_once {
                     shared.state.send_replace(State::Connecting);
+                } else {
+                    shared.down(&current, &reason);
+                }
+                connection.close(&reason);
+                if is_next_at_once {
+                    backoff = shared.config.backoff_min;
                     continue;
                 }
-                reason
             }
-            Ok(Err(reason)) => reason,
-            Err(_) => "connecting takes too long".to_owned(),
-        };
-        let reason = format!("{current}: {reason}");
-        let is_news = match &*shared.state.borrow() {
-            State::Down(before) => **before != *reason,
-            State::Connecting | State::Up(_) => true,
-        };
-        if is_news {
-            tracing::warn!(shard = %shared.endpoint.shard, reason, "shard cannot be reached");
+            Ok(Err(reason)) => shared.down(&current, &reason),
+            Err(_) => shared.down(&current, "connecting takes too long"),
         }
-        shared.state.send_replace(State::Down(reason.into()));
+        let pause = async {
+            // Whoever asks meanwhile shortens the pause, not the least one.
+            tokio::time::sleep(shared.config.backoff_min).await;
+            let rest = backoff.saturating_sub(shared.config.backoff_min);
+            let _ = tokio::time::timeout(rest, shared.asked.notified()).await;
+        };
         let is_new_address = tokio::select! {
-            () = tokio::time::sleep(backoff) => false,
+            () = pause => false,
             is_open = address.changed() => {
                 if is_open.is_err() {
                     return;

@@ -3,8 +3,8 @@
 //! Lives here: what the gateway holds. `link` keeps a connection (connecting, backing off, taking a new address),
 //! `connection` sends requests over it and finds their answers, `calls` is the trait, `execute` fetches batches.
 //!
-//! Rules: nothing here blocks; without a connection requests fail at once, except while the first attempt after a change
-//! is under way. A transaction and a snapshot belong to the connection on which they began. There must be one `RemoteShard`
+//! Rules: nothing here blocks; without a connection requests fail soon: each has the link try again, and waits a moment for what
+//! comes of it. A transaction and a snapshot belong to the connection on which they began. There must be one `RemoteShard`
 //! per shard as long as a process lives (`set_address` when the shard moves house): it is what knows which transactions
 //! have begun.
 
@@ -12,7 +12,10 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use cortex_shard_api::{ShardError, ShardId, SnapshotId, TxnId, client::RequestContext};
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
 
 use crate::{protocol::call::TxnUse, tls::TlsConfig};
 
@@ -67,6 +70,10 @@ impl Default for ClientConfig {
     }
 }
 
+/// A request to a shard that was away waits so long for a new attempt: enough to find a shard that is back, too short to hold up
+/// a client when a host does not answer at all.
+const PROBE_WAIT: Duration = Duration::from_millis(150);
+
 /// Whether a shard can be asked, for views.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkState {
@@ -95,6 +102,8 @@ struct Shared {
     config: ClientConfig,
     address: watch::Sender<String>,
     state: watch::Sender<State>,
+    /// Somebody asks for a shard that is away: the next attempt need not wait for its time.
+    asked: Notify,
     /// Transactions that have begun on the shard, with the connection they belong to.
     txns: Mutex<HashMap<TxnId, u64>>,
 }
@@ -123,6 +132,7 @@ impl RemoteShard {
         let shared = Arc::new(Shared {
             address: watch::Sender::new(endpoint.address.clone()),
             state: watch::Sender::new(State::Connecting),
+            asked: Notify::new(),
             txns: Mutex::default(),
             endpoint,
             config,
@@ -167,12 +177,28 @@ impl Shared {
         ShardError::Unavailable { shard: self.endpoint.shard, reason: reason.into() }
     }
 
-    /// The connection; waits for an attempt that has just begun, and fails at once while the shard is known to be away.
+    /// There is no connection for now; told in the log when it is news.
+    fn down(&self, address: &str, reason: &str) {
+        let reason = format!("{address}: {reason}");
+        let is_news = match &*self.state.borrow() {
+            State::Down(before) => **before != *reason,
+            State::Connecting | State::Up(_) => true,
+        };
+        if is_news {
+            tracing::warn!(shard = %self.endpoint.shard, reason, "shard cannot be reached");
+        }
+        self.state.send_replace(State::Down(reason.into()));
+    }
+
+    /// The connection; waits for an attempt that has just begun, and a moment for another one while the shard is away.
     async fn connection(&self) -> Result<Arc<Connection>, ShardError> {
-        match &*self.state.borrow() {
+        let reason = match &*self.state.borrow() {
             State::Up(connection) => return Ok(connection.clone()),
-            State::Down(reason) => return Err(self.unavailable(&**reason)),
-            State::Connecting => {}
+            State::Down(reason) => Some(reason.clone()),
+            State::Connecting => None,
+        };
+        if let Some(reason) = reason {
+            return self.probe(&reason).await;
         }
         let mut state = self.state.subscribe();
         let decided = state.wait_for(|state| !matches!(state, State::Connecting));
@@ -184,6 +210,18 @@ impl Shared {
             },
             Ok(Err(_)) => Err(self.unavailable("the client is shut down")),
             Err(_) => Err(self.unavailable("connecting takes too long")),
+        }
+    }
+
+    /// Has the link try again at once.
+    async fn probe(&self, reason: &str) -> Result<Arc<Connection>, ShardError> {
+        let mut state = self.state.subscribe();
+        self.asked.notify_one();
+        let tried = tokio::time::timeout(PROBE_WAIT, state.changed()).await;
+        match &*self.state.borrow() {
+            State::Up(connection) => Ok(connection.clone()),
+            State::Down(reason) if tried.is_ok() => Err(self.unavailable(&**reason)),
+            State::Down(_) | State::Connecting => Err(self.unavailable(reason)),
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{Served, double::Double, eventually, quick, round_trip::fragment};
 use crate::{
-    Endpoint, LinkState, RemoteShard, TlsConfig,
+    ClientConfig, Endpoint, LinkState, RemoteShard, TlsConfig,
     tls::{CertificatePair, new_authority, new_node},
 };
 
@@ -93,6 +93,23 @@ async fn without_a_server_requests_fail_at_once_and_later_go_through() {
     unavailable(&shard.status().await.expect_err("nobody there"));
     let _served = Served::start_with(&address, double, None).await;
     assert!(shard.ready(Duration::from_secs(5)).await);
+    shard.status().await.expect("an answer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_is_back_answers_the_first_request() {
+    let served = Served::start().await;
+    let endpoint = served.endpoint();
+    let pause = Duration::from_secs(60);
+    let config = ClientConfig { backoff_max: pause, ..quick() };
+    let shard = RemoteShard::connect_lazy(endpoint.clone(), config);
+    shard.status().await.expect("an answer");
+    let double = served.stop().await;
+    // So long that no attempt of its own would find the shard within this test.
+    for _ in 0..16 {
+        unavailable(&shard.status().await.expect_err("nobody there"));
+    }
+    let _served = Served::start_with(&endpoint.address, double, None).await;
     shard.status().await.expect("an answer");
 }
 
