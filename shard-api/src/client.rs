@@ -318,7 +318,7 @@ pub struct SequenceValues {
 }
 
 /// A sequence's `last_value` and `is_called`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SequenceState {
     pub last_value: i64,
     pub is_called: bool,
@@ -326,6 +326,10 @@ pub struct SequenceState {
     /// without. Setting it keeps the counter as it is, whatever `last_value` says, so that `sequence_get` tells then where
     /// another shard goes on.
     pub is_gone: bool,
+    /// How often the sequence has left or come to this shard. A move sets the number that follows the one it has read, so that a
+    /// request that comes late, or of a coordinator that has been replaced, changes nothing (`ShardError::StaleEpoch`). 0 in
+    /// what is set: no move, which leaves the number as it is and is refused where the sequence is gone.
+    pub turn: u64,
 }
 
 /// What a shard holds of one storage id; counted, not estimated, as of the last published state.

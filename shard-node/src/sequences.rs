@@ -59,10 +59,13 @@ pub(crate) fn sequence_key(storage: StorageId) -> Bytes {
 }
 
 fn sequence_op(storage: StorageId, state: SequenceState) -> Op {
-    let mut value = Vec::with_capacity(9);
+    let mut value = Vec::with_capacity(17);
     value.put_i64(state.last_value);
     let (called, gone) = (u8::from(state.is_called), u8::from(state.is_gone));
     value.push((FLAG_CALLED * called) | (FLAG_GONE * gone));
+    if state.turn > 0 {
+        value.put_u64(state.turn);
+    }
     Op { keyspace: Keyspace::Meta, key: sequence_key(storage), value: Some(Bytes::from(value)) }
 }
 
@@ -84,7 +87,8 @@ impl Sequences {
             let last_value = bytes.try_get_i64().ok()?;
             let flags = bytes.try_get_u8().ok()?;
             let (is_called, is_gone) = (flags & FLAG_CALLED != 0, flags & FLAG_GONE != 0);
-            Some(SequenceState { last_value, is_called, is_gone })
+            let turn = bytes.try_get_u64().unwrap_or_default();
+            Some(SequenceState { last_value, is_called, is_gone, turn })
         });
         let counter = Arc::new(AsyncMutex::new(Counter { state, logged: state }));
         counters.insert(storage, counter.clone());
@@ -111,7 +115,9 @@ impl Sequences {
             return Err(ShardError::StaleEpoch { shard, current: 0 });
         }
         let step = advance(spec, counter.state, count)?;
-        let state = SequenceState { last_value: step.last, is_called: true, is_gone: false };
+        let turn = counter.state.map_or(0, |state| state.turn);
+        let used = |last_value| SequenceState { last_value, is_called: true, is_gone: false, turn };
+        let state = used(step.last);
         let is_covered = match (step.has_turned, counter.logged) {
             (false, Some(logged)) if logged.is_called => {
                 if spec.increment > 0 {
@@ -130,7 +136,7 @@ impl Sequences {
             } else {
                 i64::try_from(ahead).unwrap_or(step.last)
             };
-            let logged = SequenceState { last_value: ahead, is_called: true, is_gone: false };
+            let logged = used(ahead);
             log(shard, requests, vec![sequence_op(spec.storage, logged)]).await?;
             counter.logged = Some(logged);
         }
@@ -149,10 +155,28 @@ impl Sequences {
         let storage = spec.storage;
         let counter = self.counter(shard, storage, snapshot)?;
         let mut counter = counter.lock().await;
-        let state = if state.is_gone {
-            let unused = SequenceState { last_value: spec.start, is_called: false, is_gone: true };
-            counter.state.map_or(unused, |kept| SequenceState { is_gone: true, ..kept })
+        let kept = counter.state;
+        let turn = kept.map_or(0, |kept| kept.turn);
+        let stale = ShardError::StaleEpoch { shard, current: turn };
+        let state = if state.turn == 0 {
+            if state.is_gone || kept.is_some_and(|kept| kept.is_gone) {
+                return Err(stale);
+            }
+            SequenceState { turn, ..state }
         } else {
+            let unused = SequenceState { last_value: spec.start, ..SequenceState::default() };
+            let state = if state.is_gone {
+                SequenceState { is_gone: true, turn: state.turn, ..kept.unwrap_or(unused) }
+            } else {
+                state
+            };
+            if kept == Some(state) {
+                // The same request again.
+                return Ok(());
+            }
+            if Some(state.turn) != turn.checked_add(1) {
+                return Err(stale);
+            }
             state
         };
         log(shard, requests, vec![sequence_op(storage, state)]).await?;

@@ -11,7 +11,7 @@ use std::{
 use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{
     LogIndex, ShardError, ShardId, SnapshotId,
-    client::{RequestContext, SequenceState, ShardClient},
+    client::{RequestContext, SequenceSpec, SequenceState, ShardClient},
     copies::CopyCursor,
     descriptor::Fence,
     moves::{
@@ -585,12 +585,11 @@ impl Driver {
         let catalog = self.locked()?;
         for sequence in record.subject.sequences(&catalog) {
             let spec = &sequence.spec;
-            let source = self.shard(record.from)?;
-            source.sequence_set(spec, GONE).await?;
-            let state = source.sequence_get(spec).await?;
-            let state = state.ok_or_else(unexpected)?;
-            let state = SequenceState { is_gone: false, ..state };
-            self.shard(record.to)?.sequence_set(spec, state).await?;
+            let (source, target) = (self.shard(record.from)?, self.shard(record.to)?);
+            // Read first: what another coordinator does from here on must not be undone by this one.
+            let turn = turn_after(target.sequence_get(spec).await?);
+            let state = end_sequence(&*source, spec).await?;
+            target.sequence_set(spec, SequenceState { is_gone: false, turn, ..state }).await?;
         }
         Ok(())
     }
@@ -600,11 +599,11 @@ impl Driver {
         let catalog = self.locked()?;
         for sequence in record.subject.sequences(&catalog) {
             let source = self.shard(record.from)?;
-            let state = source.sequence_get(&sequence.spec).await?;
-            if let Some(state) = state.filter(|state| state.is_gone) {
-                let state = SequenceState { is_gone: false, ..state };
-                source.sequence_set(&sequence.spec, state).await?;
-            }
+            // Also one that gives values: a request to end it may be on its way, and comes too late then.
+            let state = end_sequence(&*source, &sequence.spec).await?;
+            let turn = turn_after(Some(state));
+            let state = SequenceState { is_gone: false, turn, ..state };
+            source.sequence_set(&sequence.spec, state).await?;
         }
         Ok(())
     }
@@ -614,17 +613,31 @@ impl Driver {
         let catalog = self.store.current();
         let source = self.shard(record.from)?;
         for sequence in record.subject.sequences(&catalog) {
-            let state = source.sequence_get(&sequence.spec).await?;
-            if sequence.home != record.from && state.is_some_and(|state| !state.is_gone) {
-                source.sequence_set(&sequence.spec, GONE).await?;
+            if sequence.home != record.from {
+                end_sequence(&*source, &sequence.spec).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Ends a sequence's life on a shard; the counter stays as it is.
-const GONE: SequenceState = SequenceState { last_value: 0, is_called: false, is_gone: true };
+/// The number of what is to follow a sequence's state.
+fn turn_after(state: Option<SequenceState>) -> u64 {
+    state.map_or(0, |state| state.turn).saturating_add(1)
+}
+
+/// Ends a sequence's life on a shard; tells where the counter stopped.
+async fn end_sequence(shard: &dyn ShardClient, spec: &SequenceSpec) -> Result<SequenceState> {
+    let turn = turn_after(shard.sequence_get(spec).await?);
+    let gone = SequenceState { is_gone: true, turn, ..SequenceState::default() };
+    shard.sequence_set(spec, gone).await?;
+    let state = shard.sequence_get(spec).await?.ok_or_else(unexpected)?;
+    if state.turn != turn {
+        let message = "somebody else moves a sequence meanwhile".to_owned();
+        return Err(Failure { message, is_transient: true });
+    }
+    Ok(state)
+}
 
 fn count(record: &mut Record, rows: &[cortex_shard_api::moves::MovedRow]) {
     record.rows += rows.len() as u64;

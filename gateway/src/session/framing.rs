@@ -261,20 +261,23 @@ impl Wire {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await;
     }
 
-    /// The end: what is waiting goes out, then the socket closes. The client's unread bytes are swallowed for a moment, because
-    /// closing on top of them would reset the connection and take the last message away from it.
-    pub(crate) async fn close(&mut self) {
+    /// The end of what we say: what is waiting goes out.
+    pub(crate) async fn finish(&mut self) {
         self.flush().await;
-        if !self.closed && self.stream.shutdown().await.is_ok() {
-            let mut swallowed = 0;
-            while swallowed < LINGER_BYTES_MAX && !self.closed {
-                self.inbound.clear();
-                let _ = self.fill().await;
-                swallowed += self.inbound.len();
-            }
+        if !self.closed && self.stream.shutdown().await.is_err() {
+            self.closed = true;
         }
-        self.closed = true;
-        self.stream = Stream::Closed;
+    }
+
+    /// After `finish`: the client's unread bytes are swallowed, because closing on top of them would reset the connection and take
+    /// the last message away from it. Ready when it has closed, too.
+    pub(crate) async fn linger(&mut self) {
+        let mut swallowed = 0;
+        while swallowed < LINGER_BYTES_MAX && !self.closed {
+            self.inbound.clear();
+            let _ = self.fill().await;
+            swallowed += self.inbound.len();
+        }
     }
 
     /// Between two commands: gives back a buffer that a big message has left.

@@ -52,6 +52,10 @@ use startup::{Parameters, Start};
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a last message may take to go out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the client's own end is waited for after it,
+const LINGER: Duration = Duration::from_secs(2);
+/// and when the server stops: an idle client learns of it only with its next statement, and nobody shall wait for that.
+const LINGER_STOPPING: Duration = Duration::from_millis(100);
 
 /// One authenticated connection.
 struct Session {
@@ -90,7 +94,11 @@ pub(crate) async fn run(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
 
 /// Tells the client why, and closes.
 async fn end(wire: &mut Wire, error: Option<PgError>) {
+    let mut linger = LINGER;
     if let Some(mut error) = error {
+        if error.code == SqlState::ADMIN_SHUTDOWN {
+            linger = LINGER_STOPPING;
+        }
         if !error.is_fatal() {
             error.severity = crate::error::Severity::Fatal;
         }
@@ -99,7 +107,9 @@ async fn end(wire: &mut Wire, error: Option<PgError>) {
             encode::error_response(&mut wire.out, &error);
         }
     }
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, wire.close()).await;
+    if tokio::time::timeout(CLOSE_TIMEOUT, wire.finish()).await.is_ok() {
+        let _ = tokio::time::timeout(linger, wire.linger()).await;
+    }
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> PgError {

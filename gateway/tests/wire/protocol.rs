@@ -327,6 +327,18 @@ fn a_stop_lets_statements_finish() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_idle_clients() {
+    let server = TestServer::start();
+    let mut idle: Vec<_> = (0..3).map(|_| server.session()).collect();
+    let begun = std::time::Instant::now();
+    server.stopped();
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    for client in &mut idle {
+        client.expect_fatal("57P01");
+    }
+}
+
+#[test]
 fn a_stop_does_not_wait_for_ever() {
     let server = TestServer::with(10, Duration::from_millis(100), None);
     let mut busy = server.session();

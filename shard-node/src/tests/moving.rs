@@ -289,30 +289,60 @@ async fn a_sequence_that_moves_gives_no_value_twice() {
     let (source, target) = (Node::new(SOURCE), Node::new(TARGET));
     let (storage, max) = (StorageId(900), i64::MAX);
     let spec = SequenceSpec { storage, start: 1, increment: 1, min: 1, max, cycle: false };
-    let gone = SequenceState { last_value: 0, is_called: false, is_gone: true };
-    for _ in 0..2 {
+    let gone = |turn| SequenceState { is_gone: true, turn, ..SequenceState::default() };
+    for n in 0..2 {
         source.shard.sequence_next(&spec, 3).await.expect("values");
-        source.shard.sequence_set(&spec, gone).await.expect("gone");
+        source.shard.sequence_set(&spec, gone(2 * n + 1)).await.expect("gone");
         let refused = source.shard.sequence_next(&spec, 1).await;
         assert!(matches!(refused, Err(ShardError::StaleEpoch { .. })), "{refused:?}");
         let state = source.shard.sequence_get(&spec).await.expect("an answer").expect("used");
         assert!(state.is_gone);
         // Given back, as when a move is aborted.
-        let state = SequenceState { is_gone: false, ..state };
+        let state = SequenceState { is_gone: false, turn: 2 * n + 2, ..state };
         source.shard.sequence_set(&spec, state).await.expect("back");
     }
-    source.shard.sequence_set(&spec, gone).await.expect("gone");
+    source.shard.sequence_set(&spec, gone(5)).await.expect("gone");
     let state = source.shard.sequence_get(&spec).await.expect("an answer").expect("used");
-    let state = SequenceState { is_gone: false, ..state };
+    let state = SequenceState { is_gone: false, turn: 1, ..state };
     target.shard.sequence_set(&spec, state).await.expect("moved");
     assert_eq!(target.shard.sequence_next(&spec, 1).await.expect("a value").first, 7);
     // Nobody has used it: the first value is still to come.
     let fresh = SequenceSpec { storage: StorageId(901), start: 5, ..spec };
-    source.shard.sequence_set(&fresh, gone).await.expect("gone");
+    source.shard.sequence_set(&fresh, gone(1)).await.expect("gone");
     let state = source.shard.sequence_get(&fresh).await.expect("an answer").expect("a state");
-    let state = SequenceState { is_gone: false, ..state };
+    let state = SequenceState { is_gone: false, turn: 1, ..state };
     target.shard.sequence_set(&fresh, state).await.expect("moved");
     assert_eq!(target.shard.sequence_next(&fresh, 1).await.expect("a value").first, 5);
+}
+
+#[tokio::test]
+async fn what_comes_late_changes_no_sequence() {
+    let mut node = Node::new(SOURCE);
+    let (storage, max) = (StorageId(900), i64::MAX);
+    let spec = SequenceSpec { storage, start: 1, increment: 1, min: 1, max, cycle: false };
+    let gone = SequenceState { is_gone: true, turn: 1, ..SequenceState::default() };
+    let back = SequenceState { last_value: 3, is_called: true, is_gone: false, turn: 2 };
+    let setval = SequenceState { last_value: 70, is_called: true, ..SequenceState::default() };
+    let stale = |answer| matches!(answer, Err(ShardError::StaleEpoch { .. }));
+    node.shard.sequence_next(&spec, 3).await.expect("values");
+    // The same request twice is one.
+    for _ in 0..2 {
+        node.shard.sequence_set(&spec, gone).await.expect("gone");
+    }
+    // Whoever sets a value has to find the shard where the sequence is.
+    assert!(stale(node.shard.sequence_set(&spec, setval).await));
+    for _ in 0..2 {
+        node.shard.sequence_set(&spec, back).await.expect("back");
+    }
+    assert!(stale(node.shard.sequence_set(&spec, gone).await), "it was gone before it came back");
+    assert_eq!(node.shard.sequence_next(&spec, 1).await.expect("a value").first, 4);
+    assert!(stale(node.shard.sequence_set(&spec, back).await), "values were given since");
+    node.shard.sequence_set(&spec, setval).await.expect("set");
+    node.crash(&mut StdRng::seed_from_u64(7));
+    let state = node.shard.sequence_get(&spec).await.expect("an answer").expect("used");
+    assert_eq!(state, SequenceState { turn: 2, ..setval });
+    assert!(stale(node.shard.sequence_set(&spec, gone).await), "also after a restart");
+    node.shard.sequence_set(&spec, SequenceState { turn: 3, ..gone }).await.expect("gone");
 }
 
 #[tokio::test]

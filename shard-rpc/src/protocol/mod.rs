@@ -20,7 +20,7 @@ pub(crate) mod codec;
 pub(crate) mod frame;
 
 /// Version of everything in this folder and of the serialized types of `shard-api`. Both sides must have the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The gRPC method of the stream.
 pub(crate) const CONNECT_PATH: &str = "/cortexdb.Shard/Connect";

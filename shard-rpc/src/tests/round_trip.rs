@@ -192,7 +192,7 @@ async fn every_request_arrives_whole() {
     let values =
         arrives!(served, "sequence_next", format!("{spec:?} 2"), shard.sequence_next(&spec, 2));
     assert_eq!((values.first, values.count), (i64::MIN, 2));
-    let state = SequenceState { last_value: 3, is_called: true, is_gone: false };
+    let state = SequenceState { last_value: 3, is_called: true, is_gone: false, turn: 4 };
     arrives!(
         served,
         "sequence_set",

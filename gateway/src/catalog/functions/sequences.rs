@@ -125,7 +125,7 @@ impl Call<'_> {
                 ),
             ));
         }
-        let state = SequenceState { last_value: value, is_called, is_gone: false };
+        let state = SequenceState { last_value: value, is_called, ..SequenceState::default() };
         self.ask(
             &sequence,
             move |shard, spec| async move { shard.sequence_set(&spec, state).await },
@@ -153,6 +153,15 @@ fn failed(sequence: &Sequence, error: ShardError) -> ValueError {
             ValueErrorKind::SequenceExhausted,
             format!("nextval: reached {bound} value of sequence \"{}\" ({value})", sequence.name),
         ),
+        ShardError::StaleEpoch { .. } => ValueError::new(
+            ValueErrorKind::ShardUnavailable,
+            format!(
+                "sequence \"{}\" moves to another shard, which has not ended within {} s",
+                sequence.name,
+                SEQUENCE_WAIT_MAX.as_secs()
+            ),
+        )
+        .with_hint("cortex.rebalance_status() shows the move."),
         other => shard_error(other),
     }
 }

@@ -110,7 +110,7 @@ impl Ddl<'_> {
                     }
                 )));
             }
-            let state = SequenceState { last_value: value, is_called: false, is_gone: false };
+            let state = SequenceState { last_value: value, ..SequenceState::default() };
             self.work.push(Work::SetSequence { shard: sequence.home, spec, state });
         }
         self.catalog.put_sequence(sequence);
