@@ -388,16 +388,35 @@ impl InFlight {
 }
 
 /// The requests of a connection, as gRPC sends them.
-pub(super) struct Outgoing(pub Arc<Connection>);
+pub(super) struct Outgoing {
+    connection: Arc<Connection>,
+    /// Others who have something to send were let go first.
+    has_gathered: bool,
+}
+
+impl Outgoing {
+    pub fn new(connection: Arc<Connection>) -> Outgoing {
+        Outgoing { connection, has_gathered: false }
+    }
+}
 
 impl Stream for Outgoing {
     type Item = Bytes;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut out = self.0.out.lock();
+        let this = self.get_mut();
+        let mut out = this.connection.out.lock();
         if out.closed.is_some() {
             return Poll::Ready(None);
         }
+        if out.frames.len() > 0 && !this.has_gathered {
+            // Tasks that can run now may have requests, too: one message of all costs both sides little more than one of one.
+            this.has_gathered = true;
+            drop(out);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.has_gathered = false;
         let was_full = out.frames.len() >= OUT_BYTES_MAX;
         let Some(message) = out.frames.take() else {
             out.waker = Some(context.waker().clone());
@@ -405,7 +424,7 @@ impl Stream for Outgoing {
         };
         out.taken_id = out.last_id;
         if was_full && out.frames.len() < OUT_BYTES_MAX {
-            self.0.drained.notify_waiters();
+            this.connection.drained.notify_waiters();
         }
         Poll::Ready(Some(message))
     }

@@ -156,7 +156,7 @@ async fn connect(
 async fn open(channel: Channel, connection: &Arc<Connection>) -> Result<Streaming<Bytes>, String> {
     let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     grpc.ready().await.map_err(|error| chain(&error))?;
-    let request = tonic::Request::new(Outgoing(connection.clone()));
+    let request = tonic::Request::new(Outgoing::new(connection.clone()));
     let path = http::uri::PathAndQuery::from_static(CONNECT_PATH);
     let response = grpc.streaming(request, path, BytesCodec).await;
     let mut inbound = response.map_err(|status| reason_of(&status))?.into_inner();

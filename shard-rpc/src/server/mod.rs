@@ -1,6 +1,6 @@
 //! The server: shards and services behind one port.
 //!
-//! Lives here: listening, TLS, which method a request is for, and stopping. `session` is one client's stream, `requests` turns
+//! Lives here: listening, TLS, which method a request is for, and stopping. `lanes` are its threads, `session` is one client's stream, `requests` turns
 //! its frames into calls of a shard, `flight` hands out batches. Not here: what a shard is; any `ShardClient` is served.
 
 use std::{
@@ -23,10 +23,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use parking_lot::{Mutex, RwLock};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch};
-use tonic::{
-    Status, body::Body, codegen::Service as TowerService, server::Grpc,
-    transport::server::TcpIncoming,
-};
+use tonic::{Status, body::Body, codegen::Service as TowerService, server::Grpc};
 
 use crate::{
     protocol::{CONNECT_PATH, MESSAGE_BYTES_MAX, codec::BytesCodec},
@@ -35,9 +32,11 @@ use crate::{
 };
 
 mod flight;
+mod lanes;
 mod requests;
 mod session;
 
+use lanes::Lanes;
 use session::Session;
 
 /// Connections of clients at a time: gateways, other shards, tools. Each costs a few kilobytes while idle.
@@ -115,6 +114,8 @@ pub(crate) struct Shared {
     random: RandomState,
     counter: AtomicU64,
     is_stopping: watch::Sender<bool>,
+    /// Where what may outlive its connection runs: commits that have begun, and rollbacks.
+    background: Handle,
     /// Where what takes long runs, so that answers and keep-alives are not held up.
     queries: Handle,
     /// Held by what sessions leave behind: rollbacks and commits under way.
@@ -162,6 +163,7 @@ impl Server {
             random: RandomState::new(),
             counter: AtomicU64::new(1),
             is_stopping: watch::Sender::new(false),
+            background: Handle::current(),
             queries: Handle::current(),
             leftovers: watch::Sender::new(()),
         };
@@ -226,20 +228,12 @@ impl Server {
         let flight = FlightServiceServer::new(flight::Flight(self.shared.clone()));
         let dispatch =
             Dispatch { shared: self.shared.clone(), services: Arc::new(self.services), flight };
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
-        let (stopped, is_stopped) = tokio::sync::oneshot::channel::<()>();
-        let signal = async move {
-            // An error is a stop, too: nobody is left who could say so.
-            let _ = is_stopped.await;
-        };
-        let serving = builder.serve_with_incoming_shutdown(dispatch, incoming, signal);
-        tokio::pin!(serving);
+        let mut lanes = Lanes::start(&builder, &dispatch)?;
         let served = tokio::select! {
-            served = &mut serving => served,
+            error = lanes.accept(self.listener) => Err(error),
             () = shutdown => {
                 self.shared.is_stopping.send_replace(true);
-                drop(stopped);
-                tokio::time::timeout(STOP_GRACE, &mut serving).await.unwrap_or(Ok(()))
+                tokio::time::timeout(STOP_GRACE, lanes.stop()).await.unwrap_or(Ok(()))
             }
         };
         self.shared.is_stopping.send_replace(true);
@@ -252,7 +246,8 @@ impl Server {
         let leftovers = self.shared.leftovers.closed();
         // A commit that hangs is known to the shard, which is shut down next.
         let _ = tokio::time::timeout(STOP_GRACE, leftovers).await;
-        served.map_err(|error| ServerError::Serve(crate::client::chain(&error)))
+        let _ = tokio::time::timeout(STOP_GRACE, lanes.end()).await;
+        served
     }
 }
 

@@ -70,8 +70,12 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// Cancelled when the session ends.
     pub ended: CancellationToken,
-    runtime: Handle,
+    /// What may outlive the connection runs there,
+    background: Handle,
+    /// what takes long there,
     queries: Handle,
+    /// and all else on the connection's own thread.
+    lane: Handle,
     leftovers: watch::Sender<()>,
 }
 
@@ -261,7 +265,7 @@ impl Session {
         for (txn, turn) in state.txns {
             let shard = self.shard.clone();
             let leftover = self.leftovers.subscribe();
-            self.runtime.spawn(async move {
+            self.background.spawn(async move {
                 let _turn = turn.lock_owned().await;
                 if let Err(error) = shard.rollback(txn).await {
                     tracing::warn!(shard = %shard.id(), %txn, %error, "rolling back a lost transaction failed");
@@ -346,7 +350,8 @@ fn accept(shared: &Shared, hello: &[u8]) -> Result<Arc<Session>, Refusal> {
         out: Mutex::new(out),
         state: Mutex::default(),
         ended: CancellationToken::new(),
-        runtime: Handle::current(),
+        background: shared.background.clone(),
+        lane: Handle::current(),
         queries: shared.queries.clone(),
         leftovers: shared.leftovers.clone(),
     });
@@ -517,7 +522,11 @@ impl SessionStream {
         let session = self.session.clone();
         let leftover = is_uncancellable.then(|| session.leftovers.subscribe());
         let mut state = self.session.state.lock();
-        let runtime = if is_long { &self.session.queries } else { &self.session.runtime };
+        let runtime = match (is_uncancellable, is_long) {
+            (true, _) => &self.session.background,
+            (false, true) => &self.session.queries,
+            (false, false) => &self.session.lane,
+        };
         let task = runtime.spawn(async move {
             let body = work.await;
             session.state.lock().running.remove(&id);
