@@ -21,7 +21,9 @@ use cortex_sql_tests::{
 };
 
 const SHARDS: usize = 3;
-const CLIENTS: &str = "4";
+/// Point reads: how many clients at a time, and how they ask. What several ask at once travels together, so the ratio grows with them.
+const POINT_READS: [(&str, &str); 5] =
+    [("prepared", "1"), ("prepared", "4"), ("prepared", "16"), ("prepared", "64"), ("simple", "4")];
 /// Groups of the table that is aggregated.
 const GROUPS: u32 = 1_000;
 /// Runs of the aggregation inside one turn; the first warms up.
@@ -68,20 +70,20 @@ fn point_reads(program: &Path, both: &Both, plan: &Plan) -> Result<()> {
         call(program, target, &["-i", "-q", "-I", "dtGvp", "-s", &scale])?;
     }
     let seconds = plan.seconds.to_string();
-    for protocol in ["prepared", "simple"] {
+    for (protocol, clients) in POINT_READS {
         let mut rates = [Vec::new(), Vec::new()];
         for _ in 0..plan.runs {
             for (i, (name, target)) in both.iter().enumerate() {
-                let options = ["-n", "-S", "-M", protocol, "-c", CLIENTS, "-T", &seconds];
+                let options = ["-n", "-S", "-M", protocol, "-c", clients, "-T", &seconds];
                 let said = call(program, target, &options)?;
                 let rate = pgbench::rate(&said).with_context(|| format!("no rate in {said}"))?;
-                println!("{name}, {protocol}: {rate:.0} transactions/s");
+                println!("{name}, {protocol}, {clients} clients: {rate:.0} transactions/s");
                 rates[i].push(rate);
             }
         }
         let [embedded, processes] = rates.each_mut().map(|rates| median(rates));
         println!(
-            "point SELECT, {CLIENTS} clients, {protocol}: embedded {embedded:.0}, processes {processes:.0}, ratio {:.2}",
+            "point SELECT, {clients} clients, {protocol}: embedded {embedded:.0}, processes {processes:.0}, ratio {:.2}",
             processes / embedded
         );
     }
