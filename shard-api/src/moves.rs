@@ -104,6 +104,6 @@ pub struct HoldRanges {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeChecksum {
     pub rows: u64,
-    /// The sum, modulo 2^64, of a hash over each row's key and stored value: the order of rows does not matter.
+    /// The sum, modulo 2^64, of a hash over each row's key behind its storage id and its stored value: the order of rows does not matter.
     pub checksum: u64,
 }

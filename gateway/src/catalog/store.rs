@@ -30,6 +30,7 @@ use super::{
 use crate::{
     cluster::{Cluster, ClusterGuard},
     error::{PgError, SqlState},
+    moves::record::Records,
 };
 
 /// Identifiers reserved at a time: more than any statement takes, few enough to waste at a restart.
@@ -419,6 +420,12 @@ impl CatalogStore {
                     storage.0 >= Oid::FIRST_USER.0 && !referenced.contains(storage)
                 }),
             );
+        }
+        // What a move fills becomes a table's when it is through. Asked for after the shards: a move is written down before
+        // it fills anything, and one that ended meanwhile has published a version.
+        let moves = Records(self.meta.clone()).all().await?;
+        for record in moves.iter().filter(|record| record.is_open()) {
+            orphans.retain(|orphan| record.storages.iter().all(|(_, new)| new != orphan));
         }
         if orphans.is_empty() {
             return Ok(());

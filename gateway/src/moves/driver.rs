@@ -10,20 +10,22 @@ use std::{
 
 use cortex_planner::catalog::Catalog;
 use cortex_shard_api::{
-    LogIndex, ShardError, ShardId, SnapshotId,
+    LogIndex, ShardError, ShardId, SnapshotId, StorageId,
     client::{RequestContext, SequenceSpec, SequenceState, ShardClient},
     copies::CopyCursor,
     descriptor::Fence,
     moves::{
-        ApplyMoving, HoldRanges, MovePosition, MovingFrom, MovingRequest, MovingRows, TableRanges,
+        ApplyMoving, HoldRanges, MovePosition, MovedRow, MovingFrom, MovingRequest, MovingRows,
+        TableRanges,
     },
 };
+use futures::future::try_join_all;
 
 use super::{
     copies,
     machine::{Command, Event, Failure, Machine, Side},
     record::{Phase, Record, Records},
-    subject,
+    subject::{self, TargetKeys},
 };
 use crate::{
     catalog::CatalogStore,
@@ -88,6 +90,8 @@ pub struct Driver {
     stored: Record,
     catalog: Option<(ClusterGuard, Arc<Catalog>)>,
     copying: Option<Snapshot>,
+    /// Of a version of the catalog: a descriptor travels once if it stays the same one.
+    sides: Option<(u64, Sides)>,
     position: Option<MovePosition>,
     /// How far the log is read; the target may be told later, when there is something for it.
     cursor: Option<CopyCursor>,
@@ -95,6 +99,13 @@ pub struct Driver {
     /// When the record was last written.
     saved: Instant,
     log_touched: Instant,
+}
+
+/// The moving parts of tables as the source and as the target have them.
+#[derive(Clone)]
+struct Sides {
+    source: Arc<Vec<TableRanges>>,
+    target: Arc<Vec<TableRanges>>,
 }
 
 /// A snapshot of the source.
@@ -165,6 +176,7 @@ impl Driver {
             stored: record,
             catalog: None,
             copying: None,
+            sides: None,
             position: None,
             cursor: None,
             held: None,
@@ -209,6 +221,7 @@ impl Driver {
     /// What is kept between commands is asked for again after a failure.
     fn forget(&mut self) {
         self.copying = None;
+        self.sides = None;
         self.position = None;
         self.cursor = None;
     }
@@ -228,7 +241,13 @@ impl Driver {
             Command::LockCatalog => {
                 let guard = self.store.lock_ddl(Some(self.timing.lock_wait)).await?;
                 let catalog = self.store.current();
-                let layout = subject::layout(&catalog, record);
+                let mut layout = subject::layout(&catalog, record);
+                if record.phase == Phase::Planned {
+                    for _ in &layout.storages {
+                        self.store.reserve_ids(&catalog.ids).await?;
+                        layout.fresh.push(catalog.ids.storage().map_err(PgError::from)?);
+                    }
+                }
                 self.catalog = Some((guard, catalog));
                 Event::Locked(layout)
             }
@@ -255,7 +274,7 @@ impl Driver {
             Command::Follow => self.follow(record).await?,
             Command::Hold => {
                 self.held = Some(Instant::now());
-                let tables = subject::parts(&*self.locked()?, record, false);
+                let tables = subject::parts(&*self.locked()?, record, Side::Source, false);
                 let (grace, limit) = (self.timing.grace, self.timing.hold_limit);
                 let request = HoldRanges { id: record.attempt, tables, grace, limit };
                 Event::Held(self.shard(record.from)?.hold_ranges(request).await?)
@@ -384,13 +403,46 @@ impl Driver {
         };
         let fences =
             record.fenced.iter().map(|(id, epoch)| Fence::Placement { id: *id, epoch: *epoch });
+        let fences: Vec<Fence> = fences.collect();
         let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
-        Ok(self.shard(shard)?.fence(&context, fences.collect()).await?)
+        if side == Side::Target {
+            // Who reads the old copies would not know what there is to wait for.
+            let catalog = self.locked()?;
+            let of_references: Vec<Fence> = record
+                .subject
+                .tables(&catalog)
+                .iter()
+                .filter(|table| table.primary_copy().is_some())
+                .filter_map(|table| {
+                    let (id, epoch) = record.fenced.iter().find(|(id, _)| *id == table.oid)?;
+                    Some(Fence::Placement { id: *id, epoch: *epoch })
+                })
+                .collect();
+            let others = subject::other_copies(&catalog, record).into_iter();
+            let clients = others.map(|copy| self.shard(copy)).collect::<Result<Vec<_>>>()?;
+            let fenced = clients.iter().map(|copy| copy.fence(&context, of_references.clone()));
+            try_join_all(fenced).await?;
+        }
+        Ok(self.shard(shard)?.fence(&context, fences).await?)
     }
 
     /// Whether the tables are still those that are copied.
     fn is_current(&self, catalog: &Catalog, record: &Record) -> bool {
         subject::layout(catalog, record).tables == record.copied
+            && subject::has_storages(catalog, record)
+    }
+
+    /// The tables as source and target have them.
+    fn sides(&mut self, catalog: &Arc<Catalog>, record: &Record) -> Sides {
+        match &self.sides {
+            Some((version, sides)) if *version == catalog.version => sides.clone(),
+            Some(_) | None => {
+                let of = |side| Arc::new(subject::parts(catalog, record, side, false));
+                let sides = Sides { source: of(Side::Source), target: of(Side::Target) };
+                self.sides = Some((catalog.version, sides.clone()));
+                sides
+            }
+        }
     }
 
     async fn position(&mut self, record: &Record) -> Result<Option<MovePosition>> {
@@ -405,9 +457,12 @@ impl Driver {
         record: &Record,
         tables: Vec<TableRanges>,
         page: Option<(bytes::Bytes, bytes::Bytes)>,
-        rows: Vec<cortex_shard_api::moves::MovedRow>,
+        rows: Vec<MovedRow>,
         to: MovePosition,
     ) -> Result<()> {
+        let keys = TargetKeys::new(record);
+        let rows =
+            rows.into_iter().map(|row| MovedRow { key: keys.of(row.key), value: row.value }).collect();
         let from = self.position.clone();
         let request = ApplyMoving { id: record.attempt, tables, page, rows, from, to: to.clone() };
         self.shard(record.to)?.apply_moving(request).await?;
@@ -436,12 +491,12 @@ impl Driver {
         let Some(snapshot) = self.copying.as_ref().map(|it| it.id) else {
             return Ok(Event::Copied { is_last: false });
         };
-        let tables = subject::parts(&catalog, record, false);
-        if tables.is_empty() {
+        let sides = self.sides(&catalog, record);
+        if sides.source.is_empty() {
             return self.nothing_to_copy(record).await;
         }
         let from = MovingFrom::Snapshot { snapshot, start };
-        let request = MovingRequest { id: record.attempt, tables: tables.clone(), from };
+        let request = MovingRequest { id: record.attempt, tables: sides.source.to_vec(), from };
         let MovingRows::Page { start, end, rows, next, index } =
             source.read_moving(request).await?
         else {
@@ -454,7 +509,8 @@ impl Driver {
             None => MovePosition::Following { log },
         };
         count(record, &rows);
-        self.apply(record, tables, Some((start, end)), rows, to).await?;
+        let page = TargetKeys::new(record).of_page(start, end);
+        self.apply(record, sides.target.to_vec(), Some(page), rows, to).await?;
         if is_last {
             self.copying = None;
         } else {
@@ -526,24 +582,46 @@ impl Driver {
         if !self.is_current(&catalog, record) {
             return Ok(Event::Outdated);
         }
-        let tables = subject::parts(&catalog, record, false);
+        let sides = self.sides(&catalog, record);
+        let tables = (sides.source.to_vec(), sides.target.to_vec());
         let wait = self.timing.follow_wait;
-        let Some((next, behind_bytes)) =
-            self.read_log(record, (tables.clone(), tables), wait).await?
-        else {
+        let Some((next, behind_bytes)) = self.read_log(record, tables, wait).await? else {
             return Ok(Event::Outdated);
         };
         record.behind_bytes = behind_bytes;
+        let behind = self.copy_behind(&catalog, record).await?;
+        if let Some(copy) = behind {
+            let message = format!("shard {copy} has not copied the reference tables yet");
+            record.trouble = Some(message);
+        }
         self.tell_progress(record).await?;
         // Inside a transaction there is more to come, however little it is.
-        let behind_bytes = if next.part.is_some() { u64::MAX } else { behind_bytes };
+        let has_more = next.part.is_some() || behind.is_some();
+        let behind_bytes = if has_more { u64::MAX } else { behind_bytes };
         Ok(Event::Followed { behind_bytes })
+    }
+
+    /// A shard whose copies of moving reference tables do not have what the target has: after the cutover they are read.
+    async fn copy_behind(&self, catalog: &Catalog, record: &Record) -> Result<Option<ShardId>> {
+        if record.storages.is_empty() {
+            return Ok(None);
+        }
+        let newest = self.shard(record.to)?;
+        let newest = newest.copy_position(record.to, LogIndex(0), Duration::ZERO).await?;
+        for copy in subject::other_copies(catalog, record).into_iter().chain([record.from]) {
+            let client = self.shard(copy)?;
+            let wait = self.timing.follow_wait;
+            if client.copy_position(record.to, newest, wait).await? < newest {
+                return Ok(Some(copy));
+            }
+        }
+        Ok(None)
     }
 
     async fn drain(&mut self, to: LogIndex, record: &mut Record) -> Result<()> {
         let catalog = self.locked()?;
-        let read = subject::parts(&catalog, record, false);
-        let stored = subject::parts(&catalog, record, true);
+        let read = subject::parts(&catalog, record, Side::Source, false);
+        let stored = subject::parts(&catalog, record, Side::Target, true);
         loop {
             let tables = (read.clone(), stored.clone());
             let Some((next, _)) = self.read_log(record, tables, DRAIN_WAIT).await? else {
@@ -567,11 +645,19 @@ impl Driver {
             let message = format!("shard {shard} owns a part of what is to be deleted there");
             return Err(Failure { message, is_transient: false });
         }
-        let tables = subject::parts(&catalog, record, false);
+        let mut tables = subject::parts(&catalog, record, side, false);
+        // Storages of reference tables go as a whole, on all shards.
+        tables.retain(|part| part.table.primary_copy().is_none());
         let client = self.shard(shard)?;
         client.drop_ranges(record.attempt, tables).await?;
         for _ in 0..CLEAN_POLLS_MAX {
             if client.is_range_clean(record.attempt).await? {
+                let of_side = |(old, new): &(StorageId, StorageId)| match side {
+                    Side::Source => *old,
+                    Side::Target => *new,
+                };
+                let storages = record.storages.iter().map(of_side);
+                self.store.drop_storages(storages.collect());
                 return Ok(());
             }
             tokio::time::sleep(self.timing.clean_poll).await;
@@ -639,11 +725,9 @@ async fn end_sequence(shard: &dyn ShardClient, spec: &SequenceSpec) -> Result<Se
     Ok(state)
 }
 
-fn count(record: &mut Record, rows: &[cortex_shard_api::moves::MovedRow]) {
+fn count(record: &mut Record, rows: &[MovedRow]) {
     record.rows += rows.len() as u64;
-    let bytes = |row: &cortex_shard_api::moves::MovedRow| {
-        row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len)
-    };
+    let bytes = |row: &MovedRow| row.key.len() + row.value.as_ref().map_or(0, bytes::Bytes::len);
     record.bytes += rows.iter().map(bytes).sum::<usize>() as u64;
 }
 

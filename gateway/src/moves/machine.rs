@@ -20,7 +20,7 @@
 //! - What leaves the cutover, either way, goes through the publication of a catalog: two that drive the same move cannot both
 //!   get past that guard.
 
-use cortex_shard_api::{LogIndex, Oid};
+use cortex_shard_api::{LogIndex, Oid, StorageId};
 
 use super::record::{Phase, Record, Wish};
 
@@ -87,6 +87,10 @@ pub struct Layout {
     pub tables: Vec<(Oid, u32)>,
     /// Placements with their epochs.
     pub placements: Vec<(Oid, u64)>,
+    /// Storages of reference tables, which do not stay the same.
+    pub storages: Vec<StorageId>,
+    /// As many that nothing has yet, for a move that begins.
+    pub fresh: Vec<StorageId>,
     pub owner: Owner,
 }
 
@@ -365,6 +369,7 @@ impl Machine {
     /// The target has nothing of the move.
     fn cleared(&mut self) -> Command {
         self.record.copied.clear();
+        self.record.storages.clear();
         (self.record.rows, self.record.bytes, self.record.behind_bytes) = (0, 0, 0);
         self.record.phase = match self.record.phase {
             Phase::Aborting => Phase::Aborted,
@@ -384,6 +389,8 @@ impl Machine {
             Purpose::Begin => match layout.owner {
                 Owner::Source => {
                     self.record.copied = layout.tables.clone();
+                    let fresh = layout.fresh.iter().copied();
+                    self.record.storages = layout.storages.iter().copied().zip(fresh).collect();
                     self.record.phase = Phase::Copying;
                     self.go(Step::Saving, Command::Save)
                 }
@@ -394,7 +401,9 @@ impl Machine {
                 }
             },
             Purpose::Cutover => {
-                let is_same = layout.tables == self.record.copied;
+                let storages = self.record.storages.iter().map(|(old, _)| old);
+                let is_same =
+                    layout.tables == self.record.copied && layout.storages.iter().eq(storages);
                 match layout.owner {
                     Owner::Source if is_same => {
                         self.record.phase = Phase::Cutover;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cortex_planner::catalog::{
     Catalog,
-    placement::{SlotRun, home_tables, ranges_between, schemas_tied_to, tables_of_group},
+    placement::{SlotRun, ranges_between, schemas_tied_to, tables_at_home, tables_of_group},
 };
 use cortex_shard_api::{Oid, ShardId, StorageId, TableDescriptor, descriptor::Placement};
 
@@ -179,7 +179,7 @@ fn units(situation: Situation<'_>) -> Vec<Unit> {
         }
         let tied = schemas_tied_to(catalog, *oid);
         seen.extend(&tied);
-        let tables = home_tables(catalog, &tied);
+        let tables = tables_at_home(catalog, &tied);
         let bytes = tables.iter().map(|table| bytes_of(&table.descriptor, schema.home)).sum();
         let kind = UnitKind::Schemas(tied);
         units.push(Unit { kind, shard: schema.home, slots: Vec::new(), bytes });

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use cortex_planner::catalog::placement::SlotRun;
 use cortex_shard_api::{
-    Oid, ShardError, ShardId,
+    Oid, ShardError, ShardId, StorageId,
     client::{MetaWrite, ShardClient},
     ids::MoveId,
 };
@@ -35,7 +35,7 @@ pub enum Subject {
     Slots { group: Oid, runs: Vec<SlotRun> },
     /// Keys in `[start, end)` of a range table.
     Range { table: Oid, start: Option<Vec<u8>>, end: Option<Vec<u8>> },
-    /// Home tables and sequences of schemas, and where new ones are made.
+    /// Home tables, primary copies of reference tables, and sequences of schemas, and where new ones are made.
     Schemas { schemas: Vec<Oid> },
 }
 
@@ -94,6 +94,10 @@ pub struct Record {
     pub phase: Phase,
     /// Tables of this attempt with their versions: what is on the target fits these, and nothing is there before they are set.
     pub copied: Vec<(Oid, u32)>,
+    /// Storages of reference tables: what they are on the source, and what they are on the target and become everywhere. The
+    /// copies of the old ones go on following the source and can do no harm to the new ones.
+    #[serde(default)]
+    pub storages: Vec<(StorageId, StorageId)>,
     /// Fences that shards may have and no published map goes beyond: (placement, epoch). Until one does, those shards refuse
     /// everybody.
     pub fenced: Vec<(Oid, u64)>,
@@ -128,6 +132,7 @@ impl Record {
             reason,
             phase: Phase::Planned,
             copied: Vec::new(),
+            storages: Vec::new(),
             fenced: Vec::new(),
             failed: None,
             trouble: None,

@@ -2,18 +2,21 @@
 //!
 //! Pure: a catalog and a record in, descriptors or the next catalog out.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use cortex_planner::catalog::{
     Catalog, Sequence,
     placement::{
-        home_tables, ranges_between, set_placement, set_range, set_schema_home, set_sequence_home,
-        set_slots, tables_of_group,
+        ranges_between, set_placement, set_primary_copy, set_range, set_schema_home,
+        set_sequence_home, set_slots, tables_at_home, tables_of_group,
     },
 };
 use cortex_shard_api::{
-    Oid, ShardId, TableDescriptor,
+    Oid, ShardId, StorageId, TableDescriptor,
     descriptor::{Placement, RangeMap, SLOTS, SlotMap},
     ids::Slot,
     key::{prefix_end, slot_prefix, storage_prefix},
@@ -21,7 +24,7 @@ use cortex_shard_api::{
 };
 
 use super::{
-    machine::{Layout, Owner},
+    machine::{Layout, Owner, Side},
     record::{Record, Subject},
 };
 
@@ -38,7 +41,7 @@ impl Subject {
                 let is_range = |placement: &Placement| matches!(placement, Placement::Range { .. });
                 table.filter(|it| is_range(&it.descriptor.placement)).cloned().into_iter().collect()
             }
-            Subject::Schemas { schemas } => home_tables(catalog, schemas),
+            Subject::Schemas { schemas } => tables_at_home(catalog, schemas),
         };
         tables.into_iter().map(|table| table.descriptor.clone()).collect()
     }
@@ -101,7 +104,11 @@ impl Subject {
                 let tables = self.tables(catalog);
                 let homes = schemas.iter().filter_map(|schema| catalog.schemas.get(schema));
                 let homes = homes.map(|schema| schema.home);
-                homes.chain(tables.iter().flat_map(|table| table.shards())).collect()
+                let of_table = |table: &Arc<TableDescriptor>| match table.primary_copy() {
+                    Some(primary) => vec![primary],
+                    None => table.shards(),
+                };
+                homes.chain(tables.iter().flat_map(of_table)).collect()
             }
         }
     }
@@ -136,17 +143,85 @@ pub fn layout(catalog: &Catalog, record: &Record) -> Layout {
     Layout {
         tables: tables.iter().map(|table| (table.oid, table.version)).collect(),
         placements: record.subject.placements(catalog),
+        storages: storages(&tables),
+        fresh: Vec::new(),
         owner,
     }
 }
 
-/// Parts of tables for requests, with the epochs of the record's fences where it has some.
-pub fn parts(catalog: &Catalog, record: &Record, with_fences: bool) -> Vec<TableRanges> {
+/// Those of reference tables.
+fn storages(tables: &[Arc<TableDescriptor>]) -> Vec<StorageId> {
+    let references = tables.iter().filter(|table| table.primary_copy().is_some());
+    let storages = references.flat_map(|table| {
+        let indexes = table.indexes.iter().map(|index| index.storage);
+        std::iter::once(table.storage).chain(indexes)
+    });
+    storages.collect()
+}
+
+/// Whether the record says for every reference table what its storages become.
+pub fn has_storages(catalog: &Catalog, record: &Record) -> bool {
+    let known = record.storages.iter().map(|(old, _)| *old);
+    storages(&record.subject.tables(catalog)).into_iter().eq(known)
+}
+
+/// Shards with copies of moving reference tables, other than source and target.
+pub fn other_copies(catalog: &Catalog, record: &Record) -> BTreeSet<ShardId> {
+    let tables = record.subject.tables(catalog);
+    let references = tables.iter().filter(|table| table.primary_copy().is_some());
+    let copies = references.flat_map(|table| table.shards());
+    copies.filter(|copy| *copy != record.from && *copy != record.to).collect()
+}
+
+/// Keys of the source's rows as they are on the target.
+#[derive(Debug, Default)]
+pub struct TargetKeys(HashMap<[u8; 4], [u8; 4]>);
+
+impl TargetKeys {
+    pub fn new(record: &Record) -> TargetKeys {
+        let prefixes = |(old, new): &(StorageId, StorageId)| {
+            (old.0.to_be_bytes(), new.0.to_be_bytes())
+        };
+        TargetKeys(record.storages.iter().map(prefixes).collect())
+    }
+
+    /// Keys of other tables stay as they are.
+    pub fn of(&self, key: Bytes) -> Bytes {
+        let prefix = key.first_chunk::<4>().and_then(|prefix| self.0.get(prefix));
+        match prefix {
+            Some(prefix) => Bytes::from([&prefix[..], key.get(4..).unwrap_or_default()].concat()),
+            None => key,
+        }
+    }
+
+    /// A page `[start, end)` of one table. Its end may be the beginning of the next storage.
+    pub fn of_page(&self, start: Bytes, end: Bytes) -> (Bytes, Bytes) {
+        let target = self.of(start.clone());
+        let is_moved = target != start;
+        let is_inside = end.first_chunk::<4>() == start.first_chunk::<4>();
+        let end = match target.first_chunk::<4>() {
+            Some(storage) if is_moved && !is_inside => {
+                prefix_end(storage).unwrap_or_else(|| Bytes::from_static(LAST_KEY))
+            }
+            _ => self.of(end),
+        };
+        (target, end)
+    }
+}
+
+/// Parts of tables for requests to one side, with the epochs of the record's fences where it has some.
+pub fn parts(
+    catalog: &Catalog,
+    record: &Record,
+    side: Side,
+    with_fences: bool,
+) -> Vec<TableRanges> {
     let tables = record.subject.tables(catalog).into_iter();
     tables
         .map(|table| {
             let id = table.placement_id();
             let fence = record.fenced.iter().find(|(placement, _)| *placement == id);
+            let table = on_side(table, record, side);
             let ranges = record.subject.ranges(&table);
             let table = match fence {
                 Some((_, epoch)) if with_fences => Arc::new(with_epoch(&table, *epoch)),
@@ -155,6 +230,33 @@ pub fn parts(catalog: &Catalog, record: &Record, with_fences: bool) -> Vec<Table
             TableRanges { table, ranges }
         })
         .collect()
+}
+
+/// A reference table as the shard of one side has or gets it as its primary copy.
+fn on_side(table: Arc<TableDescriptor>, record: &Record, side: Side) -> Arc<TableDescriptor> {
+    let Placement::Reference(copies) = &table.placement else { return table };
+    let shard = match side {
+        Side::Source => record.from,
+        Side::Target => record.to,
+    };
+    if copies.first() == Some(&shard) {
+        return table;
+    }
+    let storage_of = |storage: StorageId| {
+        let known = |(old, new): &(StorageId, StorageId)| match side {
+            Side::Source => (*new == storage).then_some(*old),
+            Side::Target => (*old == storage).then_some(*new),
+        };
+        record.storages.iter().find_map(known).unwrap_or(storage)
+    };
+    let others = copies.iter().copied().filter(|copy| *copy != shard);
+    let mut table = TableDescriptor::clone(&table);
+    table.placement = Placement::Reference([shard].into_iter().chain(others).collect());
+    table.storage = storage_of(table.storage);
+    for index in &mut table.indexes {
+        index.storage = storage_of(index.storage);
+    }
+    Arc::new(table)
 }
 
 fn with_epoch(table: &TableDescriptor, epoch: u64) -> TableDescriptor {
@@ -195,7 +297,17 @@ pub fn with_new_owners(catalog: &Catalog, record: &Record) -> Catalog {
                 set_range(&mut next, *table, Some(owned), *epoch);
             }
             Subject::Schemas { .. } => {
-                set_placement(&mut next, *placement, Some(Placement::Home(record.to)), *epoch);
+                let table = catalog.tables.get(placement).map(|table| &table.descriptor);
+                if table.is_some_and(|table| table.primary_copy().is_some()) {
+                    let storage_of = |storage| {
+                        let known = record.storages.iter().find(|(old, _)| *old == storage);
+                        known.map_or(storage, |(_, new)| *new)
+                    };
+                    set_primary_copy(&mut next, *placement, record.to, storage_of, *epoch);
+                } else {
+                    let home = Placement::Home(record.to);
+                    set_placement(&mut next, *placement, Some(home), *epoch);
+                }
             }
         }
     }

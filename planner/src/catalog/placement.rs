@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use cortex_shard_api::{
-    Oid, ShardId, SqlType,
+    Oid, ShardId, SqlType, StorageId,
     descriptor::{Placement, RangeMap, SlotMap, TableDescriptor},
     key::range_of,
 };
@@ -246,6 +246,43 @@ pub fn home_tables(catalog: &Catalog, schemas: &[Oid]) -> Vec<Arc<Table>> {
         schemas.contains(&table.schema) && matches!(table.descriptor.placement, Placement::Home(_))
     };
     catalog.tables.values().filter(is_home).cloned().collect()
+}
+
+/// What of schemas has its rows on their home shards, by OID: home tables, and reference tables by their primary copies.
+pub fn tables_at_home(catalog: &Catalog, schemas: &[Oid]) -> Vec<Arc<Table>> {
+    let is_at_home = |table: &&Arc<Table>| {
+        let home = catalog.schemas.get(&table.schema).map(|schema| schema.home);
+        schemas.contains(&table.schema)
+            && match table.descriptor.placement {
+                Placement::Home(_) => true,
+                Placement::Reference(_) => table.descriptor.primary_copy() == home,
+                Placement::Hash { .. } | Placement::Range { .. } => false,
+            }
+    };
+    catalog.tables.values().filter(is_at_home).cloned().collect()
+}
+
+/// Makes the copy of a reference table on a shard the primary one. Its rows and indexes have other storages then, as
+/// `storage_of` says: a copy of the old storages must never be taken for one of the new.
+pub fn set_primary_copy(
+    catalog: &mut Catalog,
+    oid: Oid,
+    to: ShardId,
+    storage_of: impl Fn(StorageId) -> StorageId,
+    epoch: u64,
+) {
+    let Some(table) = catalog.tables.get(&oid) else { return };
+    let mut table = Table::clone(table);
+    let descriptor = Arc::make_mut(&mut table.descriptor);
+    let Placement::Reference(copies) = &descriptor.placement else { return };
+    let others = copies.iter().copied().filter(|copy| *copy != to);
+    descriptor.placement = Placement::Reference([to].into_iter().chain(others).collect());
+    descriptor.storage = storage_of(descriptor.storage);
+    for index in &mut descriptor.indexes {
+        index.storage = storage_of(index.storage);
+    }
+    descriptor.placement_epoch = epoch;
+    catalog.put_table(table);
 }
 
 /// A schema with all that foreign keys between home tables tie to it: they have one home.

@@ -22,6 +22,9 @@ use crate::{
     write::entries,
 };
 
+/// Storage id, at the beginning of each key.
+const STORAGE_LEN: usize = 4;
+
 /// Storage id and slot: what the keys of rows and of index entries of a hash table have in common.
 const SLOT_PREFIX_LEN: usize = 6;
 
@@ -57,7 +60,9 @@ fn of_table(
         for stored in view.rows(range, false) {
             let stored = stored.map_err(failed)?;
             sum.rows += 1;
-            sum.checksum = sum.checksum.wrapping_add(hash(&stored.key, &stored.value));
+            // A reference table has another storage on each side.
+            let key = stored.key.get(STORAGE_LEN..).unwrap_or_default();
+            sum.checksum = sum.checksum.wrapping_add(hash(key, &stored.value));
             if table.indexes.is_empty() {
                 continue;
             }

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use cortex_shard_api::{
     ShardError, TableDescriptor,
     client::Row,
-    descriptor::Placement,
     moves::{ApplyMoving, MovedRow},
     row,
 };
@@ -42,14 +41,14 @@ pub(crate) async fn apply(shard: &Shard, request: ApplyMoving) -> Result<(), Sha
         return Err(ShardError::Conflict { reason });
     }
     let txn = shard.own_transaction();
+    for part in &request.tables {
+        // What becomes the primary copy is followed from its first row on.
+        shard.note_copied(&txn, &part.table)?;
+    }
     {
         let mut state = txn.state.lock();
         for part in &request.tables {
             let table = &part.table;
-            if matches!(table.placement, Placement::Reference(_)) {
-                let what = format!("reference table {} in a move", table.qualified_name());
-                return Err(ShardError::Internal { shard: core.id, what });
-            }
             // Also keeps out a coordinator that does not know that the move is over: its maps are older than the fence.
             core.fences.check_now(core.id, table)?;
             shard.check_dropped(table)?;

@@ -15,6 +15,7 @@ use crate::{
     error::{PgError, SqlState},
     exec::{gateway::now_micros, session::Session},
     moves::{
+        machine::Side,
         plan::runs_of,
         record::{Phase, Record, Subject, Wish},
         subject,
@@ -246,13 +247,14 @@ impl Session {
     pub(super) async fn verify_move(&mut self, arguments: &Arguments) -> Result<Vec<Row>, PgError> {
         let record = self.move_by_id(arguments.move_id(0)?).await?;
         let catalog = self.gateway.store.refresh().await?;
-        let parts = subject::parts(&catalog, &record, false);
+        let parts = subject::parts(&catalog, &record, Side::Source, false);
+        let on_target = subject::parts(&catalog, &record, Side::Target, false);
         let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
         let shards = &self.gateway.shards;
         let (source, target) = (shards.get(record.from)?, shards.get(record.to)?);
         let (source, target) = futures::try_join!(
             source.checksum_ranges(&context, parts.clone()),
-            target.checksum_ranges(&context, parts.clone())
+            target.checksum_ranges(&context, on_target)
         )?;
         let number = |value: u64| Datum::Int8(value as i64);
         let rows = parts.iter().zip(source.iter().zip(&target)).map(|(part, (source, target))| {

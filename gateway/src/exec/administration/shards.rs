@@ -56,21 +56,6 @@ impl Session {
         let shard = arguments.shard(0)?;
         self.check_is_shard(shard)?;
         let cluster = self.gateway.store.cluster().clone();
-        let catalog = self.gateway.store.refresh().await?;
-        let primary =
-            catalog.tables.values().find(|it| it.descriptor.primary_copy() == Some(shard));
-        if let Some(table) = primary {
-            let name = &table.descriptor.name;
-            return Err(PgError::unsupported(
-                format!(
-                    "the primary copy of reference table \"{name}\" cannot leave shard {shard}"
-                ),
-                format!(
-                    "Make it a home table, move its schema, and make it a reference table again: ALTER TABLE {name} SET \
-                     (shard_by = 'none')."
-                ),
-            ));
-        }
         let members = cluster.fresh_members().await?;
         let draining: BTreeSet<u32> =
             members.shards().filter(|it| it.is_draining).map(|it| it.id).collect();

@@ -25,8 +25,15 @@ use cortex_gateway::{
         record::{Phase, Records},
     },
 };
-use cortex_shard_api::{MoveId, ShardId, client::ShardClient, cluster::ClusterLock};
-use cortex_shard_node::{Shard, ShardConfig, StorageKind};
+use bytes::Bytes;
+use cortex_shard_api::{
+    MoveId, ShardId, TableDescriptor,
+    client::{RequestContext, ShardClient},
+    cluster::ClusterLock,
+    key::{prefix_end, storage_prefix},
+    moves::TableRanges,
+};
+use cortex_shard_node::{Follower, Shard, ShardConfig, StorageKind};
 use cortex_sql_tests::client::{Client, Target};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -51,6 +58,9 @@ const LIVES_MAX: u32 = 15;
 /// A move that takes longer hangs; on a busy machine one takes seconds.
 const END_WAIT: Duration = Duration::from_secs(120);
 
+/// Copies are milliseconds behind, on a busy machine more.
+const COPIES_WAIT: Duration = Duration::from_secs(20);
+
 /// Everything happens a hundred times as fast as in production.
 const TIMING: Timing = Timing {
     grace: Duration::from_millis(5),
@@ -72,6 +82,7 @@ struct Simulation {
     records: Records,
     guard: Arc<ClusterGuard>,
     shards: Vec<Arc<Shard>>,
+    _followers: Vec<Follower>,
     stop: CancellationToken,
     _data: TempDir,
 }
@@ -104,6 +115,10 @@ impl Simulation {
             .map(|shard| Arc::new(Flaky::new(shard.clone(), weather.clone())) as _)
             .collect();
         let meta = clients.first().context("no meta shard")?.clone();
+        let _followers = {
+            let _entered = runtime.enter();
+            super::follow(&opened, &clients)
+        };
         let stop = CancellationToken::new();
         let (queries, stopped) = (runtime.handle().clone(), stop.clone());
         let (target, store, guard) = runtime.block_on(async move {
@@ -122,7 +137,18 @@ impl Simulation {
         })?;
         let records = Records(meta);
         let (shards, _data) = (opened, data);
-        Ok(Simulation { runtime, target, weather, store, records, guard, shards, stop, _data })
+        Ok(Simulation {
+            runtime,
+            target,
+            weather,
+            store,
+            records,
+            guard,
+            shards,
+            _followers,
+            stop,
+            _data,
+        })
     }
 
     /// Drives the move, again and again from its record, until it has ended.
@@ -157,17 +183,41 @@ impl Simulation {
         ended.map_err(|_| anyhow!("it has not ended within {END_WAIT:?}"))?
     }
 
-    fn rows_stored(&self, client: &mut Client, table: &str) -> Result<i64> {
+    fn table(&self, client: &mut Client, table: &str) -> Result<Arc<TableDescriptor>> {
         let sql = format!("SELECT '{table}'::regclass::oid::int8");
         let oid = number(client, &sql)? as u32;
         let catalog = self.store.current();
         let table = catalog.tables.get(&cortex_shard_api::Oid(oid)).context("no such table")?;
+        Ok(table.descriptor.clone())
+    }
+
+    fn rows_stored(&self, table: &TableDescriptor) -> Result<i64> {
         let mut rows = 0;
         for shard in self.shards.iter().skip(1) {
-            let stats = self.runtime.block_on(shard.storage_stats(table.descriptor.storage))?;
+            let stats = self.runtime.block_on(shard.storage_stats(table.storage))?;
             rows += stats.rows as i64;
         }
         Ok(rows)
+    }
+
+    /// Waits until all copies of a reference table are what the primary copy is, index entries included.
+    fn await_equal_copies(&self, table: &Arc<TableDescriptor>) -> Result<()> {
+        let first = Bytes::copy_from_slice(&storage_prefix(table.storage));
+        let last = prefix_end(&first).context("the last storage")?;
+        let part = TableRanges { table: table.clone(), ranges: vec![(first, last)] };
+        let context = RequestContext::default();
+        let begun = Instant::now();
+        loop {
+            let sums = self.shards.iter().skip(1).map(|shard| {
+                self.runtime.block_on(shard.checksum_ranges(&context, vec![part.clone()]))
+            });
+            let sums = sums.collect::<Result<Vec<_>, _>>()?;
+            if sums.windows(2).all(|pair| pair[0] == pair[1]) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < COPIES_WAIT, "the copies are not equal: {sums:?}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -184,7 +234,7 @@ struct Written {
 }
 
 impl Written {
-    fn write(&self, target: &Target, table: &str, worker: i64) -> Result<()> {
+    fn write(&self, target: &Target, table: &str, child: Option<&str>, worker: i64) -> Result<()> {
         let mut client = Client::connect(target)?;
         let mut n = 0;
         while !self.stop.load(Ordering::Relaxed) {
@@ -197,6 +247,9 @@ impl Written {
                 let insert = format!("INSERT INTO {table} (id, v, u) VALUES ({id}, 0, {id})");
                 self.count(client.simple(&insert), &self.inserted, &self.maybe_inserted)?;
             }
+            if let Some(child) = child {
+                self.use_copies(&mut client, (table, child), id)?;
+            }
             if table.contains('.') && n % 4 == 0 {
                 let sql = format!("SELECT nextval('{table}_n_seq')");
                 if let Ok(reply) = client.simple(&sql) {
@@ -208,6 +261,28 @@ impl Written {
             thread::sleep(Duration::from_micros(500));
         }
         Ok(())
+    }
+
+    /// Copies show what was acknowledged before, and have the parents of new rows.
+    fn use_copies(
+        &self,
+        client: &mut Client,
+        (table, child): (&str, &str),
+        id: i64,
+    ) -> Result<()> {
+        let least = self.added.load(Ordering::SeqCst);
+        let sql = format!("SELECT sum(v)::int8 FROM {child} c JOIN {table} r ON r.id = c.parent");
+        match client.simple(&sql) {
+            Ok(reply) => {
+                let sum: i64 = reply.text()[0][0].clone().context("NULL")?.parse()?;
+                ensure!(sum >= least, "copies show {sum} changes, {least} were acknowledged");
+            }
+            Err(error) => {
+                ensure!(matches!(error.code(), Some("40001" | "58000")), "a reader: {error}");
+            }
+        }
+        let sql = format!("UPDATE {child} SET parent = {id} WHERE id = {id}");
+        self.count(client.simple(&sql), &AtomicI64::new(0), &AtomicI64::new(0))
     }
 
     fn count<T>(
@@ -244,11 +319,14 @@ fn between(what: &str, found: i64, least: i64, maybe: i64) -> Result<()> {
 
 fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<Phase> {
     let is_schema = seed % 4 == 3;
+    // With it goes the primary copy of a reference table, to which rows on all shards refer.
+    let child = (seed % 8 == 7).then(|| format!("c{seed}"));
     let (schema, table) = (format!("z{seed}"), format!("s{seed}"));
     let (from, to) = (1 + seed % 3, 1 + (seed + 1 + seed / 3 % 2) % 3);
     let (name, place) = if is_schema {
         client.simple(&format!("CREATE SCHEMA {schema} WITH (home = {from})"))?;
-        (format!("{schema}.{table}"), String::new())
+        let place = child.as_ref().map_or("none", |_| "reference");
+        (format!("{schema}.{table}"), format!(" WITH (shard_by = '{place}')"))
     } else {
         (table, " WITH (shard_by = 'hash(id)', colocate_with = 'none')".to_owned())
     };
@@ -264,6 +342,18 @@ fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<P
     ] {
         client.simple(&sql).with_context(|| sql.clone())?;
     }
+    if let Some(child) = &child {
+        let last = ROWS - 1;
+        for sql in [
+            format!(
+                "CREATE TABLE {child} (id int PRIMARY KEY, parent int REFERENCES {name}) \
+                 WITH (shard_by = 'hash(id)', colocate_with = 'none')"
+            ),
+            format!("INSERT INTO {child} SELECT g, g FROM generate_series(0, {last}) g"),
+        ] {
+            client.simple(&sql).with_context(|| sql.clone())?;
+        }
+    }
     let start = if is_schema {
         format!("SELECT cortex.move_schema('{schema}', {to}, false)")
     } else {
@@ -276,8 +366,8 @@ fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<P
     let ended = thread::scope(|scope| {
         let writers: Vec<_> = (0..2)
             .map(|worker| {
-                let (written, name) = (&written, &name);
-                scope.spawn(move || written.write(&simulation.target, name, worker))
+                let (written, name, child) = (&written, &name, child.as_deref());
+                scope.spawn(move || written.write(&simulation.target, name, child, worker))
             })
             .collect();
         let ended = simulation.drive(id, abort_in);
@@ -300,12 +390,17 @@ fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<P
     let changed =
         number(client, &format!("SELECT sum(u / 1000)::int8 FROM {name} WHERE id < {ROWS}"))?;
     ensure!(changed == sum, "u was changed {changed} times, v {sum} times");
-    let stored = simulation.rows_stored(client, &name)?;
-    ensure!(stored == count, "{stored} rows are stored, {count} are in the table");
-    let shards = format!(
-        "SELECT count(*) FROM cortex.tables WHERE table_oid = '{name}'::regclass AND {from} = ANY (shards)"
-    );
-    let is_on_source = number(client, &shards)? == 1;
+    let descriptor = simulation.table(client, &name)?;
+    let is_on_source = match descriptor.primary_copy() {
+        Some(primary) => {
+            simulation.await_equal_copies(&descriptor)?;
+            primary == ShardId(from as u32)
+        }
+        None => descriptor.shards().contains(&ShardId(from as u32)),
+    };
+    let stored = simulation.rows_stored(&descriptor)?;
+    let copies = descriptor.primary_copy().map_or(1, |_| i64::from(SHARDS));
+    ensure!(stored == count * copies, "{stored} rows are stored, {count} are in the table");
     ensure!(
         is_on_source == (ended == Phase::Aborted),
         "{ended:?}, and the source owns: {is_on_source}"
@@ -313,6 +408,13 @@ fn run_seed(simulation: &Simulation, client: &mut Client, seed: u64) -> Result<P
     if is_schema {
         let next = number(client, &format!("SELECT nextval('{name}_n_seq')"))?;
         ensure!(next > load(&written.drawn).max(ROWS), "nextval gave {next} again");
+    }
+    if let Some(child) = &child {
+        let sql = format!(
+            "SELECT count(*) FROM {child} c LEFT JOIN {name} r ON r.id = c.parent WHERE r.id IS NULL"
+        );
+        ensure!(number(client, &sql)? == 0, "rows without their parents");
+        client.simple(&format!("DROP TABLE {child}"))?;
     }
     client.simple(&format!("DROP TABLE {name}"))?;
     Ok(ended)

@@ -445,10 +445,35 @@ impl Ddl<'_> {
             ));
         }
         self.check_free(oid, &schema)?;
+        self.check_home(oid, &schema)?;
         let from_name =
             self.catalog.schemas.get(&from).map(|schema| schema.name.clone()).unwrap_or_default();
         self.rename_in_views(oid, (&from_name, &name), (&schema.name, &name))?;
         self.move_to_schema(oid, &schema)
+    }
+
+    /// What is on the home shard of its schema must be on that of the other one: schemas move with all they have.
+    fn check_home(&self, oid: Oid, schema: &Schema) -> Result<(), PlanError> {
+        let of_table = self.catalog.tables.get(&oid).and_then(|table| {
+            match &table.descriptor.placement {
+                Placement::Home(home) => Some(*home),
+                Placement::Reference(_) => table.descriptor.primary_copy(),
+                Placement::Hash { .. } | Placement::Range { .. } => None,
+            }
+        });
+        let sequences = self.owned_sequences(oid).into_iter().chain([oid]);
+        let sequences = sequences.filter_map(|oid| self.catalog.sequences.get(&oid));
+        let mut homes = sequences.map(|sequence| sequence.home).chain(of_table);
+        if homes.all(|home| home == schema.home) {
+            return Ok(());
+        }
+        Err(PlanError::unsupported(
+            format!("the home of schema \"{}\" is another shard", schema.name),
+            format!(
+                "Give both schemas one home first: SELECT cortex.move_schema('{}', shard).",
+                schema.name
+            ),
+        ))
     }
 
     /// None of the relation's names may be taken in the schema.

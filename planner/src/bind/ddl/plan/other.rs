@@ -53,6 +53,8 @@ impl Ddl<'_> {
 
     fn next_home(&self) -> ShardId {
         let default = self.catalog.schemas.get(&PUBLIC).map(|schema| schema.home);
+        // One that is being emptied gets nothing new.
+        let default = default.filter(|home| self.env.shards.contains(home));
         let default = default.or(self.env.shards.first().copied()).unwrap_or(ShardId::HOME);
         match self.env.schema_placement {
             SchemaPlacement::Home => default,

@@ -325,8 +325,9 @@ impl Ddl<'_> {
             ));
         }
         let home = self.home_of(table)?;
-        let mut shards = vec![home];
-        shards.extend(self.env.shards.iter().filter(|shard| **shard != home));
+        let mut shards = self.env.shards.to_vec();
+        // The home shard comes first, unless it is being emptied.
+        shards.sort_by_key(|shard| *shard != home);
         let owner = (0..=splits.len()).map(|range| shards[range % shards.len()]).collect();
         Ok(RangeMap { group: self.catalog.ids.oid()?, epoch: 1, splits, owner })
     }
