@@ -227,9 +227,19 @@ impl Driver {
     }
 
     async fn carry_out(&mut self, command: &Command, record: &mut Record) -> Result<Event> {
-        // Only while fences are on their way must the catalog stay as it is.
-        let keeps_lock = !record.fenced.is_empty()
-            && !matches!(command, Command::Reload | Command::Wait | Command::LockCatalog);
+        // From the look at the catalog to its publication it must stay as it is. A schema without tables has no fences.
+        let keeps_lock = matches!(
+            command,
+            Command::Save
+                | Command::Fence(_)
+                | Command::Hold
+                | Command::Drain(_)
+                | Command::MoveSequences
+                | Command::ReturnSequences
+                | Command::PublishOldOwners
+                | Command::PublishNewOwners
+                | Command::Release
+        );
         if !keeps_lock {
             self.catalog = None;
         }
@@ -461,8 +471,10 @@ impl Driver {
         to: MovePosition,
     ) -> Result<()> {
         let keys = TargetKeys::new(record);
-        let rows =
-            rows.into_iter().map(|row| MovedRow { key: keys.of(row.key), value: row.value }).collect();
+        let rows = rows
+            .into_iter()
+            .map(|row| MovedRow { key: keys.of(row.key), value: row.value })
+            .collect();
         let from = self.position.clone();
         let request = ApplyMoving { id: record.attempt, tables, page, rows, from, to: to.clone() };
         self.shard(record.to)?.apply_moving(request).await?;

@@ -179,9 +179,8 @@ pub struct TargetKeys(HashMap<[u8; 4], [u8; 4]>);
 
 impl TargetKeys {
     pub fn new(record: &Record) -> TargetKeys {
-        let prefixes = |(old, new): &(StorageId, StorageId)| {
-            (old.0.to_be_bytes(), new.0.to_be_bytes())
-        };
+        let prefixes =
+            |(old, new): &(StorageId, StorageId)| (old.0.to_be_bytes(), new.0.to_be_bytes());
         TargetKeys(record.storages.iter().map(prefixes).collect())
     }
 

@@ -130,9 +130,10 @@ impl<'a> Following<'a> {
             self.maybe_spill(&txn)?;
         }
         self.cursor = next;
-        if next.part.is_none()
-            && let Some(txn) = self.open.take()
-        {
+        if next.part.is_none() {
+            // Also without changes: a transaction that only might have changed something is waited for like any other.
+            let txn = self.txn();
+            self.open = None;
             self.commit(txn, next.after).await?;
         }
         Ok(true)

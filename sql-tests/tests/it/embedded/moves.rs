@@ -115,6 +115,12 @@ fn slots_ranges_and_schemas_move_with_all_that_is_in_them() -> Result<()> {
     ensure!(shards_of(&mut client, "later")? == "{3}");
     client.simple("SELECT cortex.move_schema('a', 1)")?;
     ensure!(number(&mut client, "INSERT INTO a.t (v) VALUES ('next') RETURNING id")? == 52);
+    client.simple("CREATE SCHEMA empty")?;
+    client.simple("SELECT cortex.move_schema('empty', 2)")?;
+    client.simple("CREATE TABLE empty.later2 (id int)")?;
+    ensure!(shards_of(&mut client, "later2")? == "{2}");
+    let apart = code(client.simple("ALTER TABLE a.t SET SCHEMA empty"));
+    ensure!(apart.as_deref() == Some("0A000"), "{apart:?}");
     // What cannot be.
     for (sql, wanted) in [
         ("SELECT cortex.move_slots('h', 1, 1)", "22023"),
@@ -126,7 +132,6 @@ fn slots_ranges_and_schemas_move_with_all_that_is_in_them() -> Result<()> {
         ("SELECT cortex.abort(99)", "42704"),
         ("SELECT cortex.retry(1)", "55000"),
         ("SELECT cortex.add_shard('127.0.0.1:1')", "0A000"),
-        ("SELECT cortex.drain_shard(1)", "0A000"),
         ("SELECT cortex.remove_shard(2)", "0A000"),
         ("BEGIN; SELECT cortex.move_slots('h', 1, 2)", "25001"),
     ] {
@@ -144,7 +149,41 @@ fn slots_ranges_and_schemas_move_with_all_that_is_in_them() -> Result<()> {
     ensure!(shards_of(&mut client, "n")? == "{1,2,3}");
     ensure!(numbers(&mut client, "SELECT count(*), sum(id) FROM h")? == [400, 80_200]);
     ensure!(numbers(&mut client, "SELECT count(*), sum(k) FROM r")? == [300, 45_150]);
+    // The home shard, too, with the primary copies of reference tables.
+    ensure!(code(client.simple("ALTER TABLE a.t SET SCHEMA public")).is_none());
+    client.simple("SELECT cortex.drain_shard(1)")?;
+    client.simple("CREATE SCHEMA meanwhile")?;
+    await_moves(&mut client)?;
+    ensure!(shards_of(&mut client, "h")? == "{2,3}", "{:?}", status(&mut client)?);
+    await_shards(&mut client, "kinds", "{2,3}")?;
+    for sql in [
+        "CREATE TABLE meanwhile.t (id int PRIMARY KEY)",
+        "CREATE TABLE later (id int PRIMARY KEY) WITH (shard_by = 'reference')",
+        "INSERT INTO kinds VALUES (2, 'none')",
+        "INSERT INTO h VALUES (901, 2, 'v901')",
+    ] {
+        client.simple(sql).with_context(|| sql.to_owned())?;
+    }
+    let on_one = "SELECT count(*) FROM cortex.tables WHERE 1 = ANY (shards) OR 4 = ANY (shards)";
+    ensure!(number(&mut client, on_one)? == 0);
+    let joined = "SELECT count(*), count(name) FROM h JOIN kinds USING (kind)";
+    ensure!(numbers(&mut client, joined)? == [401, 401]);
+    ensure!(number(&mut client, "INSERT INTO t (v) VALUES ('next') RETURNING id")? == 53);
+    ensure!(code(client.simple("INSERT INTO h VALUES (902, 9, 'x')")).as_deref() == Some("23503"));
     Ok(())
+}
+
+/// Copies of reference tables are given up in the background.
+fn await_shards(client: &mut Client, table: &str, wanted: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let found = shards_of(client, table)?;
+        if found == wanted {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(30), "{table} is on {found}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn await_moves(client: &mut Client) -> Result<()> {

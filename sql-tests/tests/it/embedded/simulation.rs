@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
 use cortex_gateway::{
     catalog::CatalogStore,
     cluster::{Cluster, ClusterGuard},
@@ -25,7 +26,6 @@ use cortex_gateway::{
         record::{Phase, Records},
     },
 };
-use bytes::Bytes;
 use cortex_shard_api::{
     MoveId, ShardId, TableDescriptor,
     client::{RequestContext, ShardClient},
@@ -264,12 +264,7 @@ impl Written {
     }
 
     /// Copies show what was acknowledged before, and have the parents of new rows.
-    fn use_copies(
-        &self,
-        client: &mut Client,
-        (table, child): (&str, &str),
-        id: i64,
-    ) -> Result<()> {
+    fn use_copies(&self, client: &mut Client, (table, child): (&str, &str), id: i64) -> Result<()> {
         let least = self.added.load(Ordering::SeqCst);
         let sql = format!("SELECT sum(v)::int8 FROM {child} c JOIN {table} r ON r.id = c.parent");
         match client.simple(&sql) {

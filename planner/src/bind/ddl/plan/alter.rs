@@ -454,13 +454,12 @@ impl Ddl<'_> {
 
     /// What is on the home shard of its schema must be on that of the other one: schemas move with all they have.
     fn check_home(&self, oid: Oid, schema: &Schema) -> Result<(), PlanError> {
-        let of_table = self.catalog.tables.get(&oid).and_then(|table| {
-            match &table.descriptor.placement {
+        let of_table =
+            self.catalog.tables.get(&oid).and_then(|table| match &table.descriptor.placement {
                 Placement::Home(home) => Some(*home),
                 Placement::Reference(_) => table.descriptor.primary_copy(),
                 Placement::Hash { .. } | Placement::Range { .. } => None,
-            }
-        });
+            });
         let sequences = self.owned_sequences(oid).into_iter().chain([oid]);
         let sequences = sequences.filter_map(|oid| self.catalog.sequences.get(&oid));
         let mut homes = sequences.map(|sequence| sequence.home).chain(of_table);
