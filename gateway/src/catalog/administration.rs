@@ -186,7 +186,7 @@ pub static FUNCTIONS: &[Function] = &[
         returns_table: false,
         in_block: false,
         reads_only: false,
-        description: "make another shard the home of a schema, with its home tables and sequences",
+        description: "make another shard the home of a schema, with its home tables, primary copies of reference tables and sequences",
     },
     Function {
         id: Administration::RebalancePlan,

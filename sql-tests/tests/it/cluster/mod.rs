@@ -1,6 +1,7 @@
 //! A cluster of processes: several gateways, kill -9 of each part under load, moves, cut and slow networks.
 
 mod chaos;
+mod drain;
 mod gateways;
 mod kills;
 mod network;
