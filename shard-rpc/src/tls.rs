@@ -3,14 +3,29 @@
 //! A certificate is good when the cluster's authority signed it and it names `NODE_NAME`: addresses of nodes change, and whoever
 //! holds such a certificate is a node.
 
+use std::{io, sync::Arc};
+
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector,
+    rustls::{
+        self, AlertDescription, CertificateError as Doubt, ClientConfig, RootCertStore,
+        ServerConfig,
+        crypto::CryptoProvider,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
+    },
+};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 /// The DNS name that the certificate of every node carries.
 pub const NODE_NAME: &str = "node.cortexdb.internal";
+
+/// The protocol inside of TLS.
+const HTTP_2: &[u8] = b"h2";
 
 /// What a node needs, in PEM.
 #[derive(Clone)]
@@ -40,12 +55,90 @@ impl TlsConfig {
             .domain_name(NODE_NAME)
     }
 
-    pub(crate) fn server(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(self.identity())
-            .client_ca_root(Certificate::from_pem(&self.ca))
-            .client_auth_optional(false)
+    /// The authority, and this node's certificates with their key.
+    fn read(
+        &self,
+    ) -> Result<(RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+        let certificates = |pem: &str, what| -> Result<Vec<CertificateDer<'static>>, String> {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+            let read = read.map_err(|error| format!("{what}: {error}"))?;
+            if read.is_empty() { Err(format!("{what}: there is none")) } else { Ok(read) }
+        };
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(&self.ca, "the cluster's authority")? {
+            roots.add(authority).map_err(|error| format!("the cluster's authority: {error}"))?;
+        }
+        let own = certificates(&self.certificate, "this process's certificate")?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
+            .map_err(|error| format!("this process's key: {error}"))?;
+        Ok((roots, own, key))
     }
+
+    /// Lets nodes of the cluster in.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, String> {
+        let (roots, own, key) = self.read()?;
+        let provider = provider();
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .map_err(|error| error.to_string())?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|config| config.with_client_cert_verifier(verifier));
+        let config = config.and_then(|config| config.with_single_cert(own, key));
+        let mut config = config.map_err(|error| error.to_string())?;
+        config.alpn_protocols.push(HTTP_2.to_vec());
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    /// The same as `client`, for a look at a node without HTTP/2.
+    pub(crate) fn connector(&self) -> Result<TlsConnector, String> {
+        let (roots, own, key) = self.read()?;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config.with_root_certificates(roots).with_client_auth_cert(own, key)
+            });
+        let mut config = config.map_err(|error| error.to_string())?;
+        config.alpn_protocols.push(HTTP_2.to_vec());
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// What a failed handshake says of the certificates of both sides; `None` if the connection broke for another reason.
+pub(crate) fn refusal(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::NoCertificatesPresented => "it shows no certificate of the cluster".into(),
+        rustls::Error::InvalidCertificate(doubt) => match doubt {
+            Doubt::Expired | Doubt::ExpiredContext { .. } => "its certificate has expired".into(),
+            Doubt::NotValidYet | Doubt::NotValidYetContext { .. } => {
+                "its certificate is not valid yet: look at the clocks of both hosts".into()
+            }
+            Doubt::UnknownIssuer | Doubt::BadSignature => {
+                "its certificate is not of this process's cluster authority".into()
+            }
+            doubt => format!("its certificate is not good: {doubt}"),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateExpired => {
+                "it refuses this process's certificate, which has expired".into()
+            }
+            AlertDescription::CertificateRequired => {
+                "it wants a certificate of the cluster, and this process has none".into()
+            }
+            // What is said of a signature that is not the authority's.
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+                "it refuses this process's certificate, which is not of its cluster authority"
+                    .into()
+            }
+            alert => format!("it ended the TLS handshake ({alert:?})"),
+        },
+        error => format!("the TLS handshake failed: {error}"),
+    })
 }
 
 /// A certificate and its key, in PEM.

@@ -41,6 +41,16 @@ pub enum Node {
     Gateway(usize),
 }
 
+impl Node {
+    pub fn role(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Shard(_) => "shard",
+            Self::Gateway(_) => "gateway",
+        }
+    }
+}
+
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -77,6 +87,8 @@ pub struct ClusterOptions {
     pub ports: Option<(u16, u16)>,
     /// Where each process runs.
     pub host: Box<dyn Fn(Node) -> Host>,
+    /// The cluster's certificates as `cortexdb certs` makes them for the names "meta", "shard" and "gateway"; `None`: plaintext.
+    pub certificates: Option<PathBuf>,
 }
 
 impl ClusterOptions {
@@ -88,6 +100,7 @@ impl ClusterOptions {
             directory: None,
             ports: None,
             host: Box::new(|_| Host::loopback()),
+            certificates: None,
         })
     }
 }
@@ -109,6 +122,7 @@ pub struct ClusterServer {
     binary: PathBuf,
     directory: PathBuf,
     processes: Vec<Process>,
+    certificates: Option<PathBuf>,
     _temporary: Option<TempDir>,
 }
 
@@ -140,8 +154,13 @@ impl ClusterServer {
             };
             processes.push(Process { node, host: (options.host)(node), port, child: None });
         }
-        let mut cluster =
-            Self { binary: options.binary, directory, processes, _temporary: temporary };
+        let mut cluster = Self {
+            binary: options.binary,
+            directory,
+            processes,
+            certificates: options.certificates,
+            _temporary: temporary,
+        };
         let nodes: Vec<Node> = cluster.nodes().collect();
         for node in nodes {
             cluster.restart(node)?;
@@ -229,6 +248,11 @@ impl ClusterServer {
         Ok(command)
     }
 
+    fn certificate_flags(&self, node: Node) -> Vec<String> {
+        let Some(directory) = &self.certificates else { return Vec::new() };
+        certificate_flags(directory, &directory.join(node.role()))
+    }
+
     /// Starts a process that does not run, without waiting until it serves.
     pub fn launch(&mut self, node: Node) -> Result<()> {
         let process = self.process(node)?;
@@ -237,12 +261,8 @@ impl ClusterServer {
         }
         let log = File::options().create(true).append(true).open(self.log_file(node))?;
         let mut command = self.command(process)?;
-        let role = match node {
-            Node::Meta => "meta",
-            Node::Shard(_) => "shard",
-            Node::Gateway(_) => "gateway",
-        };
-        command.args([role, "--listen", &process.address()]);
+        command.args([node.role(), "--listen", &process.address()]);
+        command.args(self.certificate_flags(node));
         if !matches!(node, Node::Gateway(_)) {
             command.arg("--data-dir").arg(self.directory.join(node.to_string()));
         }
@@ -284,6 +304,7 @@ impl ClusterServer {
         let process = self.process(node)?;
         let mut command = self.command(process)?;
         command.args(["ready", "--connect", &process.address()]);
+        command.args(self.certificate_flags(node));
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         Ok(status.context("cortexdb ready")?.success())
     }
@@ -345,6 +366,15 @@ impl Drop for ClusterServer {
             }
         }
     }
+}
+
+/// Flags for the authority in a directory, and a certificate whose files are named without their endings.
+pub fn certificate_flags(authority: &Path, node: &Path) -> Vec<String> {
+    let path = |path: PathBuf| path.display().to_string();
+    let ca = path(authority.join("ca.crt"));
+    let (certificate, key) = (path(node.with_extension("crt")), path(node.with_extension("key")));
+    let flags = [("ca", ca), ("cert", certificate), ("key", key)];
+    flags.into_iter().map(|(name, path)| format!("--cluster-{name}={path}")).collect()
 }
 
 /// SIGTERM.

@@ -89,6 +89,7 @@ pub fn up(up: Up) -> Result<()> {
         directory: Some(directory.clone()),
         ports: Some((up.port, up.meta_port)),
         host: Box::new(|_| cluster::Host::loopback()),
+        certificates: None,
     })?;
     let mut lines = String::new();
     let nodes: Vec<Node> = cluster.nodes().collect();

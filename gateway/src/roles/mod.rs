@@ -27,7 +27,9 @@ use cortex_shard_api::{
     client::ShardClient,
     cluster::{ClusterError, Identity, Join, Joined, Members, MetaClient},
 };
-use cortex_shard_rpc::{ClientConfig, Endpoint, RemoteShard, Server, ServerConfig};
+use cortex_shard_rpc::{
+    ClientConfig, Endpoint, RemoteShard, Server, ServerConfig, client::refused,
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -103,6 +105,9 @@ async fn join(
         match meta.join(join.clone()).await {
             Ok(joined) => return Ok((Arc::new(meta), joined)),
             Err(ClusterError::Unavailable { reason }) => {
+                if let Some(why) = refused(address, tls).await {
+                    bail!("the meta process at {address} cannot be joined: {why}");
+                }
                 n_failed += 1;
                 if n_failed == JOIN_QUIET {
                     say(format_args!("waiting for the meta process: {reason}"));

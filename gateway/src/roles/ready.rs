@@ -6,7 +6,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use cortex_shard_rpc::{ClientConfig, Service, ServiceClient};
+use cortex_shard_rpc::{ClientConfig, Service, ServiceClient, client::refused};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -52,8 +52,13 @@ async fn check(config: &ReadyConfig) -> Result<()> {
     }
     let client = ClientConfig { tls: config.tls.clone(), ..ClientConfig::default() };
     let calls = ServiceClient::new(&config.connect, &client)?;
-    calls.unary::<(), ()>(SERVICE, "check", &(), config.timeout).await?;
-    Ok(())
+    let Err(error) = calls.unary::<(), ()>(SERVICE, "check", &(), config.timeout).await else {
+        return Ok(());
+    };
+    match refused(&config.connect, config.tls.as_ref()).await {
+        Some(why) => Err(anyhow!("{why}")),
+        None => Err(error.into()),
+    }
 }
 
 /// Whether a gateway is there; an error if it does not let clients in.

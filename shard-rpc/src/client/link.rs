@@ -13,6 +13,7 @@ use tonic::{Streaming, client::Grpc, transport::Channel};
 use super::{
     ClientConfig, Shared, State,
     connection::{Connection, Outgoing, reason_of},
+    refused::refused,
 };
 use crate::protocol::{
     CONNECT_PATH, Hello, MESSAGE_BYTES_MAX, VERSION, Welcome, codec::BytesCodec, frame,
@@ -136,7 +137,10 @@ async fn connect(
     epoch: u64,
 ) -> Result<(Arc<Connection>, Streaming<Bytes>), String> {
     let endpoint = endpoint(address, &shared.config)?;
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return Err(why(shared, address, chain(&error)).await),
+    };
     let hello = Hello {
         protocol: VERSION,
         cluster: shared.endpoint.cluster.clone(),
@@ -147,10 +151,13 @@ async fn connect(
     let flight = endpoint.connect_lazy();
     let connection = Arc::new(Connection::new(shared.endpoint.shard, epoch, flight, hello));
     let opened = open(channel, &connection).await;
-    if let Err(reason) = &opened {
-        connection.close(reason);
+    match opened {
+        Ok(inbound) => Ok((connection, inbound)),
+        Err(reason) => {
+            connection.close(&reason);
+            Err(why(shared, address, reason).await)
+        }
     }
-    Ok((connection, opened?))
 }
 
 async fn open(channel: Channel, connection: &Arc<Connection>) -> Result<Streaming<Bytes>, String> {
@@ -170,6 +177,11 @@ async fn open(channel: Channel, connection: &Arc<Connection>) -> Result<Streamin
         Ok(Welcome::Refused(refusal)) => Err(refusal.to_string()),
         Err(_) => Err("its handshake cannot be read: run the same release on all nodes".to_owned()),
     }
+}
+
+/// Says more of a failed attempt where certificates are the reason.
+async fn why(shared: &Shared, address: &str, reason: String) -> String {
+    refused(address, shared.config.tls.as_ref()).await.unwrap_or(reason)
 }
 
 /// An error with its causes.

@@ -23,8 +23,11 @@ mod calls;
 mod connection;
 mod execute;
 mod link;
+mod refused;
 
 use connection::Connection;
+
+pub use refused::refused;
 
 pub(crate) use connection::reason_of;
 pub(crate) use link::{chain, endpoint};

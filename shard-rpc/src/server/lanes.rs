@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport;
 
-use super::{Dispatch, ServerError};
+use super::{Dispatch, ServerError, handshake::Handshakes};
 
 /// Threads at the most; a shard that has more cores needs them for queries.
 const LANES_MAX: usize = 16;
@@ -49,6 +49,8 @@ struct Lane {
 struct Start {
     builder: transport::Server,
     dispatch: Dispatch,
+    /// `None`: plaintext.
+    handshakes: Option<Handshakes>,
     connections: mpsc::Receiver<TcpStream>,
     is_stopping: watch::Receiver<bool>,
     served: oneshot::Sender<Result<(), transport::Error>>,
@@ -56,7 +58,11 @@ struct Start {
 }
 
 impl Lanes {
-    pub fn start(builder: &transport::Server, dispatch: &Dispatch) -> Result<Lanes, ServerError> {
+    pub fn start(
+        builder: &transport::Server,
+        dispatch: &Dispatch,
+        handshakes: Option<&Handshakes>,
+    ) -> Result<Lanes, ServerError> {
         let is_stopping = watch::Sender::new(false);
         let n_lanes = thread::available_parallelism().map_or(1, NonZero::get).min(LANES_MAX);
         let one = |number| {
@@ -67,6 +73,7 @@ impl Lanes {
             let start = Start {
                 builder: builder.clone(),
                 dispatch: dispatch.clone(),
+                handshakes: handshakes.cloned(),
                 connections: incoming,
                 is_stopping: is_stopping.subscribe(),
                 served,
@@ -137,13 +144,19 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 
 /// One thread.
 async fn run(start: Start) {
-    let Start { builder, dispatch, connections, mut is_stopping, served, hold } = start;
+    let Start { builder, dispatch, handshakes, connections, mut is_stopping, served, hold } = start;
     let incoming = ReceiverStream::new(connections).map(tokio::net::TcpStream::from_std);
     let signal = async move {
         // An error is a stop, too: nobody is left who could say so.
         let _ = is_stopping.wait_for(|is_stopping| *is_stopping).await;
     };
-    let result = builder.serve_with_incoming_shutdown(dispatch, incoming, signal).await;
+    let result = match handshakes {
+        Some(handshakes) => {
+            let incoming = handshakes.over(incoming);
+            builder.serve_with_incoming_shutdown(dispatch, incoming, signal).await
+        }
+        None => builder.serve_with_incoming_shutdown(dispatch, incoming, signal).await,
+    };
     let _ = served.send(result);
     let _ = hold.await;
 }

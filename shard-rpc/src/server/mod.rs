@@ -32,10 +32,12 @@ use crate::{
 };
 
 mod flight;
+mod handshake;
 mod lanes;
 mod requests;
 mod session;
 
+use handshake::Handshakes;
 use lanes::Lanes;
 use session::Session;
 
@@ -48,9 +50,6 @@ const STREAMS_MAX: u32 = 4096;
 /// Bytes of one stream, and of all streams of a connection, that may be under way to us.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-
-/// A TLS handshake takes at most so long.
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long `serve` waits for connections to end by themselves once it is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -214,21 +213,18 @@ impl Server {
 
     /// Serves until `shutdown` is ready; then ends every connection, rolls back what they had open, and returns.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
-        let mut builder = tonic::transport::Server::builder()
+        let builder = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(self.config.keep_alive_interval))
             .http2_keepalive_timeout(Some(self.config.keep_alive_timeout))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX);
-        if let Some(tls) = &self.config.tls {
-            builder = builder
-                .tls_config(tls.server().timeout(TLS_TIMEOUT))
-                .map_err(|error| ServerError::Tls(crate::client::chain(&error)))?;
-        }
+        let handshakes = self.config.tls.as_ref().map(Handshakes::new).transpose();
+        let handshakes = handshakes.map_err(ServerError::Tls)?;
         let flight = FlightServiceServer::new(flight::Flight(self.shared.clone()));
         let dispatch =
             Dispatch { shared: self.shared.clone(), services: Arc::new(self.services), flight };
-        let mut lanes = Lanes::start(&builder, &dispatch)?;
+        let mut lanes = Lanes::start(&builder, &dispatch, handshakes.as_ref())?;
         let served = tokio::select! {
             error = lanes.accept(self.listener) => Err(error),
             () = shutdown => {

@@ -81,7 +81,7 @@ async fn a_handshake_is_checked() {
         (hello(VERSION + 1), Refusal::Protocol { ours: VERSION }),
         (Bytes::from_static(b""), Refusal::Malformed),
         (Bytes::from_static(&[0xff; 20]), Refusal::Malformed),
-        (Bytes::from_static(&[1, 0xff, 0xff, 0xff]), Refusal::Malformed),
+        (Bytes::from_static(&[VERSION as u8, 0xff, 0xff, 0xff]), Refusal::Malformed),
     ] {
         let mut answers = talk(&served, vec![first]).await.expect("an answer");
         let Welcome::Refused(is) = welcome(&mut answers).await else { panic!("accepted") };

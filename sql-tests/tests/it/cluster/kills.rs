@@ -91,7 +91,7 @@ fn statements_fail_on_a_dead_shard_alone_and_never_partly() -> Result<()> {
 }
 
 /// The answer of a statement whose shard is back: it may still be replaying its log.
-fn eventually(client: &mut Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+pub(super) fn eventually(client: &mut Client, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
     let since = Instant::now();
     loop {
         match client.simple(sql) {

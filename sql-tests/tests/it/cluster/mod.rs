@@ -5,6 +5,7 @@ mod drain;
 mod gateways;
 mod kills;
 mod network;
+mod tls;
 
 use std::{
     sync::{
