@@ -217,6 +217,9 @@ pub trait VectorIndex: Send + Sync {
     /// Searches and inserts go on meanwhile.
     fn collect(&self, oldest: u64) -> Result<Collected>;
 
+    /// To be called when many points were inserted at once: looks whether each finds itself, and helps those that do not.
+    fn settle(&self) {}
+
     /// A new index of the same entries without those that ended at or before `oldest`. Events that come meanwhile
     /// may or may not be in it: apply those since again.
     fn rebuilt(&self, oldest: u64) -> Result<Box<dyn VectorIndex>>;

@@ -44,6 +44,7 @@ pub fn build<'a>(
         let Point { key, from, vector } = point(i);
         index.insert(key, from, vector).map(|_| ())
     })?;
+    index.settle();
     Ok(index)
 }
 

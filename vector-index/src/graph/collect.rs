@@ -42,6 +42,7 @@ impl Graph {
             self.move_entry(&slots);
         }
         self.free(gone, doomed, &mut limbo);
+        self.anchor_next();
         collected
     }
 
@@ -226,7 +227,7 @@ impl Graph {
 }
 
 /// Whether `node` is in the part of the tree below `above`, or `above` itself.
-fn is_below(slots: &Slots, node: u32, above: u32) -> bool {
+pub(super) fn is_below(slots: &Slots, node: u32, above: u32) -> bool {
     let mut id = node;
     let mut n_left = slots.capacity();
     while id != NONE && n_left > 0 {

@@ -216,7 +216,7 @@ fn select(slots: &Slots, candidates: &[Candidate], kept: &[u32], limit: usize) -
         }
         let others = selected.iter().map(|&(_, other)| other).chain(kept.iter().copied());
         let mut others = others;
-        if others.all(|other| slots.rank_between(id, other) >= rank) {
+        if others.all(|other| slots.is_apart(id, other, rank)) {
             selected.push((rank, id));
         }
     }

@@ -16,6 +16,7 @@
 //!
 //! Links are atomics: searches read them without locks. Whoever changes a list holds the stripe lock of its node, one at a time.
 
+mod anchor;
 mod collect;
 mod cursor;
 mod insert;
@@ -73,6 +74,8 @@ pub(crate) struct Graph {
     /// One collection or snapshot at a time. Holds slots that were taken out while a cursor might know them.
     maintenance: Mutex<Vec<u32>>,
     n_cursors: AtomicUsize,
+    /// Where the next collection begins to look whether nodes find themselves.
+    next_anchor: AtomicU32,
     /// Entries outside of the graph: see [`Probe::loose`].
     loose: RwLock<Vec<u32>>,
 }
@@ -89,6 +92,7 @@ impl Graph {
             writes: RwLock::new(()),
             maintenance: Mutex::default(),
             n_cursors: AtomicUsize::new(0),
+            next_anchor: AtomicU32::new(0),
             loose: RwLock::default(),
         })
     }
@@ -271,9 +275,14 @@ impl VectorIndex for Graph {
         Ok(self.collect_entries(oldest))
     }
 
+    fn settle(&self) {
+        self.anchor_all();
+    }
+
     fn rebuilt(&self, oldest: u64) -> Result<Box<dyn VectorIndex>> {
         let new = Self::new(*self.options())?;
         copy_entries(&self.store, oldest, &new)?;
+        new.settle();
         Ok(Box::new(new))
     }
 

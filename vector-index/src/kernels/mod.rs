@@ -144,7 +144,8 @@ mod tests {
                     let sum = y.iter().map(|&c| i32::from(c)).sum();
                     assert_eq!(kernels.dot_i8(&x, &y, sum), p.dot_i8(&x, &y, sum));
                     x.fill(127);
-                    y.fill(if y[0] == 127 { -127 } else { 127 });
+                    let turned = if y[0] == 127 { -127 } else { 127 };
+                    y.fill(turned);
                 }
             }
         }

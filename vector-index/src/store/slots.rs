@@ -28,6 +28,10 @@ pub(crate) const OPEN: u64 = u64::MAX;
 /// Slots by which memory grows: about a megabyte at 384 dimensions, so that small indexes stay small.
 pub(crate) const CHUNK_SLOTS: usize = 512;
 
+static SLACK: std::sync::LazyLock<f32> = std::sync::LazyLock::new(|| {
+    std::env::var("SLACK").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0)
+});
+
 const HEADER_WORDS: usize = 6;
 
 /// What a slot is.
@@ -489,6 +493,19 @@ impl Slots {
             }
         };
         self.rank_of_dot(dot * (factor_a * factor_b), norm2_a, norm2_b)
+    }
+
+    /// Whether two candidates lie in different directions, so that both are worth a link from where `a` has this rank.
+    ///
+    /// A little nearer to one another than to there is still apart: denser lists find more for each distance computed.
+    pub(crate) fn is_apart(&self, a: u32, b: u32, rank: f32) -> bool {
+        let between = self.rank_between(a, b);
+        match self.layout.metric {
+            Metric::L2 => between * *SLACK >= rank,
+            Metric::Cosine => (1.0 + between) * *SLACK >= 1.0 + rank,
+            // Not a distance: there is nothing to multiply.
+            Metric::InnerProduct => between >= rank,
+        }
     }
 
     /// Whether two entries have the same vector, bit for bit.
