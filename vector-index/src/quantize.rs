@@ -50,7 +50,8 @@ impl Probe {
         values.resize(options.dim.next_multiple_of(F32_LANES), 0.0);
         let norm2 = kernels::best().dot_f32(&values, &values);
         let cosine = options.metric == Metric::Cosine;
-        let loose = !(norm2 <= NORM2_MAX) || (cosine && norm2 < f32::MIN_POSITIVE);
+        let is_huge = norm2.is_nan() || norm2 > NORM2_MAX;
+        let loose = is_huge || (cosine && norm2 < f32::MIN_POSITIVE);
         let mut probe = Self {
             values,
             codes: Vec::new(),

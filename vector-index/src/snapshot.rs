@@ -13,7 +13,7 @@ use crate::{
     quantize::Probe,
     store::{
         Store,
-        slots::{Kind, NONE, OPEN, Slots},
+        slots::{Kind, NONE, Slots},
     },
 };
 
@@ -312,6 +312,7 @@ fn link(store: &Store, n_slots: u32, root: u32, entry: u32, graph: VecDeque<Node
     {
         return Err(Error::Damaged { what: "no entry point" });
     }
+    check_shape(&graph, &kinds, root)?;
     let slots = store.slots.read();
     for node in graph {
         let has_parent = match node.kind {
@@ -337,5 +338,32 @@ fn link(store: &Store, n_slots: u32, root: u32, entry: u32, graph: VecDeque<Node
     Ok(())
 }
 
-/// Only here so that the end of an open entry and of the format agree.
-const _: () = assert!(OPEN == u64::MAX);
+/// Each twin is in one chain at most, and all parents lead to the root: walks along them come to an end.
+fn check_shape(graph: &VecDeque<Node>, kinds: &[Kind], root: u32) -> Result<()> {
+    let mut parents = vec![NONE; kinds.len()];
+    let mut is_chained = vec![false; kinds.len()];
+    for node in graph {
+        parents[node.id as usize] = node.parent;
+        let Some(chained) = is_chained.get_mut(node.twin as usize) else { continue };
+        if std::mem::replace(chained, true) {
+            return Err(Error::Damaged { what: "a twin is in two chains" });
+        }
+    }
+    let mut leads_to_root = vec![false; kinds.len()];
+    if let Some(root) = leads_to_root.get_mut(root as usize) {
+        *root = true;
+    }
+    for node in graph.iter().filter(|node| node.kind == Kind::Linked) {
+        let mut path = Vec::new();
+        let mut id = node.id;
+        while leads_to_root.get(id as usize) == Some(&false) && path.len() <= kinds.len() {
+            path.push(id);
+            id = parents[id as usize];
+        }
+        if leads_to_root.get(id as usize) != Some(&true) {
+            return Err(Error::Damaged { what: "a parent does not lead to the root" });
+        }
+        path.into_iter().for_each(|id| leads_to_root[id as usize] = true);
+    }
+    Ok(())
+}

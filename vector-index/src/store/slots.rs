@@ -28,11 +28,11 @@ pub(crate) const OPEN: u64 = u64::MAX;
 /// Slots by which memory grows: about a megabyte at 384 dimensions, so that small indexes stay small.
 pub(crate) const CHUNK_SLOTS: usize = 512;
 
-static SLACK: std::sync::LazyLock<f32> = std::sync::LazyLock::new(|| {
-    std::env::var("SLACK").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0)
-});
-
 const HEADER_WORDS: usize = 6;
+
+/// How much nearer (in squared distance) two candidates may be to one another than to the node, and both be linked. Measured on
+/// 30,000 vectors of 384 dimensions against 1.0: the same work for a recall of 0.95, a quarter less for 0.99.
+const APART_SLACK: f32 = 1.2;
 
 /// What a slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -501,8 +501,8 @@ impl Slots {
     pub(crate) fn is_apart(&self, a: u32, b: u32, rank: f32) -> bool {
         let between = self.rank_between(a, b);
         match self.layout.metric {
-            Metric::L2 => between * *SLACK >= rank,
-            Metric::Cosine => (1.0 + between) * *SLACK >= 1.0 + rank,
+            Metric::L2 => between * APART_SLACK >= rank,
+            Metric::Cosine => (1.0 + between) * APART_SLACK >= 1.0 + rank,
             // Not a distance: there is nothing to multiply.
             Metric::InnerProduct => between >= rank,
         }

@@ -58,7 +58,7 @@ fn readers_see_their_snapshot_while_others_write() {
                         continue;
                     }
                     let query = &data.queries[n % data.queries.len()];
-                    let test = |key: u64| key % 3 == 0;
+                    let test = |key: u64| key.is_multiple_of(3);
                     let filter = match n % 3 {
                         0 => Filter::All,
                         1 => Filter::Test { test: &test, n_estimated: None },

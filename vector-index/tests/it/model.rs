@@ -150,7 +150,7 @@ fn run(options: Options, seed: u64, n_steps: u64) {
             let query = vector(&mut rng, options.dim);
             let as_of = if rng.random() { LATEST } else { rng.random_range(oldest..=at) };
             let modulus = rng.random_range(1..20);
-            let test = |key: u64| key % modulus == 0;
+            let test = |key: u64| key.is_multiple_of(modulus);
             let keys: Vec<u64> = (0..n_keys).filter(|&key| test(key)).collect();
             let k = rng.random_range(1..20);
             let exact = Request { at: as_of, ..Request::nearest(k) };
