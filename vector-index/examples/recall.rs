@@ -109,13 +109,16 @@ fn main() {
                     .collect()
             };
             let truth: Vec<Vec<u64>> = data.queries.iter().map(keys).collect();
-            let request = Request { exact_below: 0, ..Request::nearest(10) }.filtered(filter);
-            let (recall, us, looked) = measure(&*index, &data, &request, &truth);
-            let strategy = index.search(&data.queries[0], &request).expect("searches").statistics;
-            println!(
-                "  filter {share}: recall {recall:.4}, {us:.1} us, {looked:.0} looked at, {}",
-                strategy.strategy.name()
-            );
+            for n_estimated in [Some(n / stride as usize), None] {
+                let filter = Filter::Test { test: &test, n_estimated };
+                let request = Request { exact_below: 0, ..Request::nearest(10) }.filtered(filter);
+                let (recall, us, looked) = measure(&*index, &data, &request, &truth);
+                let spent = index.search(&data.queries[0], &request).expect("searches").statistics;
+                println!(
+                    "  filter {share}, estimate {n_estimated:?}: recall {recall:.4}, {us:.1} us, {looked:.0} looked at, {}",
+                    spent.strategy.name()
+                );
+            }
         }
     }
 }

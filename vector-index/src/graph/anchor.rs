@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Graph, collect::is_below, is_linkable};
 use crate::{
+    options::Metric,
     parallel::{cores, in_parallel},
     quantize::Probe,
     store::slots::{NONE, Slots},
@@ -28,7 +29,7 @@ impl Graph {
     /// Looks for every node. Called when many were linked at once.
     pub(super) fn anchor_all(&self) {
         let _maintenance = self.maintenance.lock();
-        self.anchor((0..self.store.n_slots()).collect());
+        self.anchor((0..self.store.n_slots()).collect(), cores());
     }
 
     /// Looks for the next nodes in turn. The caller holds the maintenance lock.
@@ -38,13 +39,18 @@ impl Graph {
         let end = (begin + ANCHORS_MAX).min(n);
         let around = if end == n { begin.min(ANCHORS_MAX - (end - begin)) } else { 0 };
         self.next_anchor.store(if end == n { around } else { end }, Release);
-        self.anchor((begin..end).chain(0..around).collect());
+        // In the background: the other cores are for queries.
+        self.anchor((begin..end).chain(0..around).collect(), 1);
     }
 
-    fn anchor(&self, mut ids: Vec<u32>) {
+    fn anchor(&self, mut ids: Vec<u32>, n_threads: usize) {
+        if self.store.options.metric == Metric::InnerProduct {
+            // The nearest of a vector is not itself there, but a longer one.
+            return;
+        }
         for _ in 0..ROUNDS {
             let lost = Mutex::new(Vec::new());
-            let looked = in_parallel(ids.len(), cores(), &|i| {
+            let looked = in_parallel(ids.len(), n_threads, &|i| {
                 let slots = self.store.slots.read();
                 if !self.finds_itself(&slots, ids[i]) {
                     lost.lock().push(ids[i]);

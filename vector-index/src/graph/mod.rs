@@ -30,7 +30,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use self::visited::Pool;
+use self::{traverse::Walk, visited::Pool};
 use crate::{
     error::Result,
     flat::{self, Matcher, Ranked},
@@ -168,9 +168,7 @@ impl Graph {
         spent: &mut Statistics,
     ) -> Option<Vec<crate::index::Hit>> {
         let matcher = Matcher::new(request.at, request.filter);
-        let mut visited = self.pool.take(slots.capacity());
-        let found = self.find(slots, probe, request, planned, &matcher, &mut visited, spent);
-        self.pool.give(visited);
+        let found = self.find(slots, probe, request, planned, &matcher, spent);
         let mut ranked: Vec<Ranked> = Vec::new();
         let mut rescore = |id: u32, spent: &mut Statistics| {
             spent.n_rescored += 1;
@@ -191,7 +189,7 @@ impl Graph {
         (ranked.len() >= request.k).then(|| flat::hits(ranked, self.metric()))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, split for reading")]
+    /// Entries of the graph that count and are near. A plain walk that meets too few that match goes on inside the filter.
     fn find(
         &self,
         slots: &Slots,
@@ -199,28 +197,30 @@ impl Graph {
         request: &Request<'_>,
         planned: Strategy,
         matcher: &Matcher<'_>,
-        visited: &mut visited::Visited,
         spent: &mut Statistics,
     ) -> Option<Vec<u32>> {
         let (entry, level) = self.entry()?;
         let start = self.descend(slots, probe, entry, level, 0, &mut spent.n_distances);
         let n_open = self.store.counts().n_open;
         let ef = plan::ef(request);
-        spent.strategy = planned;
-        if planned != Strategy::InFilter {
-            let limit = plan::visits_max(planned, request.filter, ef, n_open);
-            let found = self.traverse_all(slots, probe, start, ef, matcher, limit, visited, spent);
-            if found.is_some() || planned == Strategy::Traversal {
-                return found;
-            }
-            spent.gave_up = Some(planned);
-            spent.strategy = Strategy::InFilter;
-            let mut second = self.pool.take(slots.capacity());
-            std::mem::swap(visited, &mut second);
-            self.pool.give(second);
+        let mut walk = |strategy: Strategy| {
+            spent.strategy = strategy;
+            let visited = self.pool.take(slots.capacity());
+            let mut walk = Walk { slots, probe, matcher, ef, visited, spent: &mut *spent };
+            let found = if strategy == Strategy::InFilter {
+                walk.over_matching(start, plan::tests_max(n_open))
+            } else {
+                let limit = plan::visits_max(strategy, request.filter, ef, n_open);
+                walk.over_all(start, limit)
+            };
+            self.pool.give(walk.visited);
+            found
+        };
+        let found = walk(planned);
+        if found.is_none() && planned == Strategy::PostFilter {
+            return walk(Strategy::InFilter);
         }
-        let limit = plan::tests_max(n_open);
-        self.traverse_matching(slots, probe, start, ef, matcher, limit, visited, spent)
+        found
     }
 }
 

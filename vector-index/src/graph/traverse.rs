@@ -7,8 +7,11 @@ use crate::{
     flat::{Matcher, ordered},
     index::Statistics,
     quantize::Probe,
-    store::slots::{Kind, NONE, Slots},
+    store::slots::{NONE, Slots},
 };
+
+/// Neighbours gone through at once: a list, or the lists behind one.
+const BATCH: usize = 256;
 
 /// A node and its rank, in one number that orders by rank.
 #[inline]
@@ -102,7 +105,7 @@ impl Graph {
     ) -> Vec<(f32, u32)> {
         let mut nearest: BinaryHeap<Reverse<u64>> = BinaryHeap::new();
         let mut found: BinaryHeap<u64> = BinaryHeap::new();
-        let mut batch = Vec::with_capacity(256);
+        let mut batch = Vec::with_capacity(BATCH);
         visited.insert(start);
         let first = packed(slots.rank(probe, start), start);
         nearest.push(Reverse(first));
@@ -136,134 +139,97 @@ impl Graph {
         };
         found.into_sorted_vec().into_iter().map(unpack).collect()
     }
+}
 
+/// One search of the lowest layer.
+pub(super) struct Walk<'a> {
+    pub(super) slots: &'a Slots,
+    pub(super) probe: &'a Probe,
+    pub(super) matcher: &'a Matcher<'a>,
+    /// Entries kept.
+    pub(super) ef: usize,
+    pub(super) visited: Visited,
+    pub(super) spent: &'a mut Statistics,
+}
+
+impl Walk<'_> {
     /// Puts a node's entry and its twins among the results if they count.
     #[inline]
-    pub(super) fn admit(
-        &self,
-        slots: &Slots,
-        node: u32,
-        rank: u32,
-        matcher: &Matcher<'_>,
-        results: &mut Results,
-        spent: &mut Statistics,
-    ) {
+    fn admit(&mut self, node: u32, rank: u32, results: &mut Results) {
         let mut id = node;
         while id != NONE {
-            if matcher.passes(slots, id, spent) {
-                results.push(Found { rank, key: slots.key(id), id });
+            if self.matcher.passes(self.slots, id, self.spent) {
+                results.push(Found { rank, key: self.slots.key(id), id });
             }
-            id = slots.twin(id);
+            id = self.slots.twin(id);
+        }
+    }
+
+    /// Computes the rank of a node, and keeps it as a way on if it may lead to results.
+    #[inline]
+    fn meet(&mut self, id: u32, nearest: &mut BinaryHeap<Reverse<u64>>, results: &mut Results) {
+        let node = packed(self.slots.rank(self.probe, id), id);
+        let rank = (node >> 32) as u32;
+        self.spent.n_distances += 1;
+        if rank <= results.limit() {
+            nearest.push(Reverse(node));
+            self.admit(id, rank, results);
         }
     }
 
     /// Best first over all nodes, keeping entries that count. Nothing if that takes more than `limit` nodes.
-    #[expect(clippy::too_many_arguments, reason = "the state of one search")]
-    pub(super) fn traverse_all(
-        &self,
-        slots: &Slots,
-        probe: &Probe,
-        start: u32,
-        ef: usize,
-        matcher: &Matcher<'_>,
-        limit: usize,
-        visited: &mut Visited,
-        spent: &mut Statistics,
-    ) -> Option<Vec<u32>> {
-        let mut nearest: BinaryHeap<Reverse<u64>> = BinaryHeap::with_capacity(4 * ef);
-        let mut results = Results::new(ef);
-        let mut batch = Vec::with_capacity(256);
-        let mut n_seen = 1;
-        visited.insert(start);
-        let first = packed(slots.rank(probe, start), start);
-        nearest.push(Reverse(first));
-        self.admit(slots, start, (first >> 32) as u32, matcher, &mut results, spent);
+    pub(super) fn over_all(&mut self, start: u32, limit: usize) -> Option<Vec<u32>> {
+        let mut nearest = BinaryHeap::with_capacity(4 * self.ef);
+        let mut results = Results::new(self.ef);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut n_left = limit;
+        self.visited.insert(start);
+        self.meet(start, &mut nearest, &mut results);
         while let Some(Reverse(node)) = nearest.pop() {
             if (node >> 32) as u32 > results.limit() {
                 break;
             }
             batch.clear();
-            for id in slots.neighbours(node as u32, 0) {
-                if visited.insert(id) {
-                    slots.prefetch(id);
+            for id in self.slots.neighbours(node as u32, 0) {
+                if self.visited.insert(id) {
+                    self.slots.prefetch(id);
                     batch.push(id);
                 }
             }
-            n_seen += batch.len();
+            self.spent.n_candidates += batch.len();
             for &id in &batch {
-                let node = packed(slots.rank(probe, id), id);
-                let rank = (node >> 32) as u32;
-                if rank <= results.limit() {
-                    nearest.push(Reverse(node));
-                    self.admit(slots, id, rank, matcher, &mut results, spent);
-                }
+                self.meet(id, &mut nearest, &mut results);
             }
-            if n_seen > limit {
-                spent.n_candidates += n_seen;
-                spent.n_distances += n_seen;
+            n_left = n_left.saturating_sub(batch.len());
+            if n_left == 0 {
                 return None;
             }
         }
-        spent.n_candidates += n_seen;
-        spent.n_distances += n_seen;
         Some(results.into_ids())
     }
 
     /// Best first over nodes that match, stepping over those that do not (ACORN, Patel et al. 2024): their neighbours
     /// stand in for them. Nothing if that takes more than `limit` tests.
-    #[expect(clippy::too_many_arguments, reason = "the state of one search")]
-    pub(super) fn traverse_matching(
-        &self,
-        slots: &Slots,
-        probe: &Probe,
-        start: u32,
-        ef: usize,
-        matcher: &Matcher<'_>,
-        limit: usize,
-        visited: &mut Visited,
-        spent: &mut Statistics,
-    ) -> Option<Vec<u32>> {
-        let mut nearest: BinaryHeap<Reverse<u64>> = BinaryHeap::with_capacity(4 * ef);
-        let mut results = Results::new(ef);
-        let mut batch = Vec::with_capacity(256);
-        let mut tests_left = limit;
-        visited.insert(start);
-        nearest.push(Reverse(packed(slots.rank(probe, start), start)));
-        self.admit(
-            slots,
-            start,
-            (packed(slots.rank(probe, start), start) >> 32) as u32,
-            matcher,
-            &mut results,
-            spent,
-        );
+    pub(super) fn over_matching(&mut self, start: u32, limit: usize) -> Option<Vec<u32>> {
+        let mut nearest = BinaryHeap::with_capacity(4 * self.ef);
+        let mut results = Results::new(self.ef);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut n_left = limit;
+        self.visited.insert(start);
+        self.meet(start, &mut nearest, &mut results);
         while let Some(Reverse(node)) = nearest.pop() {
             if (node >> 32) as u32 > results.limit() {
                 break;
             }
             batch.clear();
-            self.matching_near(
-                slots,
-                node as u32,
-                matcher,
-                visited,
-                &mut tests_left,
-                &mut batch,
-                spent,
-            );
+            self.matching_near(node as u32, &mut n_left, &mut batch);
             for &id in &batch {
-                slots.prefetch(id);
+                self.slots.prefetch(id);
             }
             for &id in &batch {
-                let node = packed(slots.rank(probe, id), id);
-                spent.n_distances += 1;
-                let rank = (node >> 32) as u32;
-                if rank <= results.limit() {
-                    nearest.push(Reverse(node));
-                    self.admit(slots, id, rank, matcher, &mut results, spent);
-                }
+                self.meet(id, &mut nearest, &mut results);
             }
-            if tests_left == 0 {
+            if n_left == 0 {
                 return None;
             }
         }
@@ -271,59 +237,43 @@ impl Graph {
     }
 
     /// Matching nodes one or two links away that were not seen before.
-    #[expect(clippy::too_many_arguments, reason = "the state of one search")]
-    fn matching_near(
-        &self,
-        slots: &Slots,
-        node: u32,
-        matcher: &Matcher<'_>,
-        visited: &mut Visited,
-        tests_left: &mut usize,
-        batch: &mut Vec<u32>,
-        spent: &mut Statistics,
-    ) {
+    fn matching_near(&mut self, node: u32, n_left: &mut usize, batch: &mut Vec<u32>) {
+        let slots = self.slots;
         for id in slots.neighbours(node, 0) {
-            if visited.contains(id) {
+            if self.visited.contains(id) {
                 continue;
             }
-            if !visited.is_refused(id) && self.is_match(slots, id, matcher, tests_left, spent) {
-                visited.insert(id);
+            if !self.visited.is_refused(id) && self.is_match(id, n_left) {
+                self.visited.insert(id);
                 batch.push(id);
                 continue;
             }
             // It does not match and is gone through once.
-            visited.insert(id);
+            self.visited.insert(id);
             for next in slots.neighbours(id, 0) {
-                if visited.contains(next) || visited.is_refused(next) {
+                if self.visited.contains(next) || self.visited.is_refused(next) {
                     continue;
                 }
-                if self.is_match(slots, next, matcher, tests_left, spent) {
-                    visited.insert(next);
+                if self.is_match(next, n_left) {
+                    self.visited.insert(next);
                     batch.push(next);
                 } else {
-                    visited.refuse(next);
+                    self.visited.refuse(next);
                 }
             }
         }
     }
 
     /// Whether a node or one of its twins counts.
-    fn is_match(
-        &self,
-        slots: &Slots,
-        node: u32,
-        matcher: &Matcher<'_>,
-        tests_left: &mut usize,
-        spent: &mut Statistics,
-    ) -> bool {
-        *tests_left = tests_left.saturating_sub(1);
-        spent.n_candidates += 1;
+    fn is_match(&mut self, node: u32, n_left: &mut usize) -> bool {
+        *n_left = n_left.saturating_sub(1);
+        self.spent.n_candidates += 1;
         let mut id = node;
         while id != NONE {
-            if slots.kind(id) != Kind::Empty && matcher.passes(slots, id, spent) {
+            if self.matcher.passes(self.slots, id, self.spent) {
                 return true;
             }
-            id = slots.twin(id);
+            id = self.slots.twin(id);
         }
         false
     }

@@ -28,6 +28,7 @@ pub(crate) struct Kernels {
     l2_f32: Pair<f32, f32, f32>,
     dot_f16: Pair<u16, f32, f32>,
     l2_f16: Pair<u16, f32, f32>,
+    dot_halves: Pair<u16, u16, f32>,
     dot_i8: unsafe fn(&[i8], &[i8], i32) -> i32,
 }
 
@@ -92,6 +93,14 @@ impl Kernels {
         unsafe { (self.l2_f16)(a, b) }
     }
 
+    /// Σ a·b of halves (as bits).
+    #[inline]
+    pub(crate) fn dot_halves(&self, a: &[u16], b: &[u16]) -> f32 {
+        assert!(a.len() == b.len() && a.len().is_multiple_of(F16_LANES));
+        // SAFETY: as above.
+        unsafe { (self.dot_halves)(a, b) }
+    }
+
     /// Σ a·b of codes in −127..=127; `sum_b` is Σ b, which some kernels need.
     #[inline]
     pub(crate) fn dot_i8(&self, a: &[i8], b: &[i8], sum_b: i32) -> i32 {
@@ -138,6 +147,8 @@ mod tests {
                 assert!(close(kernels.l2_f32(&a, &b), p.l2_f32(&a, &b)));
                 assert!(close(kernels.dot_f16(&h, &b), p.dot_f16(&h, &b)));
                 assert!(close(kernels.l2_f16(&h, &b), p.l2_f16(&h, &b)));
+                let g: Vec<u16> = b.iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
+                assert!(close(kernels.dot_halves(&h, &g), p.dot_halves(&h, &g)));
                 let mut x: Vec<i8> = (0..n).map(|_| rng.random_range(-127..=127)).collect();
                 let mut y: Vec<i8> = (0..n).map(|_| rng.random_range(-127..=127)).collect();
                 for _ in 0..3 {

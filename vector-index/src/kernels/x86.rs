@@ -37,6 +37,7 @@ fn avx2() -> Kernels {
         l2_f32: l2_f32_avx2,
         dot_f16: dot_f16_avx2,
         l2_f16: l2_f16_avx2,
+        dot_halves: dot_halves_avx2,
         dot_i8: dot_i8_avx2,
     }
 }
@@ -66,9 +67,9 @@ fn sum_i32(x: __m256i) -> i32 {
 
 /// Four sums of eight lanes hide the latency of the multiply-add. `len` is a whole multiple of 16.
 macro_rules! f32_kernel {
-    ($name:ident, $left:ty, $load:expr, $step:expr) => {
+    ($name:ident, $left:ty, $load:expr, $right:ty, $load_right:expr, $step:expr) => {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn $name(a: &[$left], b: &[f32]) -> f32 {
+        fn $name(a: &[$left], b: &[$right]) -> f32 {
             let (a, b, n) = (a.as_ptr(), b.as_ptr(), a.len().min(b.len()));
             let mut sums = [_mm256_setzero_ps(); 4];
             let mut at = 0;
@@ -77,7 +78,7 @@ macro_rules! f32_kernel {
                     // SAFETY: at + 32 <= n, and each of four loads takes eight values.
                     let (x, y) = unsafe {
                         let at = at + 8 * lane;
-                        ($load(a.add(at)), _mm256_loadu_ps(b.add(at)))
+                        ($load(a.add(at)), $load_right(b.add(at)))
                     };
                     *sum = $step(x, y, *sum);
                 }
@@ -85,7 +86,7 @@ macro_rules! f32_kernel {
             }
             while at + 8 <= n {
                 // SAFETY: at + 8 <= n.
-                let (x, y) = unsafe { ($load(a.add(at)), _mm256_loadu_ps(b.add(at))) };
+                let (x, y) = unsafe { ($load(a.add(at)), $load_right(b.add(at))) };
                 sums[0] = $step(x, y, sums[0]);
                 at += 8;
             }
@@ -117,10 +118,11 @@ unsafe fn load_f16(at: *const u16) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
-f32_kernel!(dot_f32_avx2, f32, _mm256_loadu_ps, multiply_add);
-f32_kernel!(l2_f32_avx2, f32, _mm256_loadu_ps, square_add);
-f32_kernel!(dot_f16_avx2, u16, load_f16, multiply_add);
-f32_kernel!(l2_f16_avx2, u16, load_f16, square_add);
+f32_kernel!(dot_f32_avx2, f32, _mm256_loadu_ps, f32, _mm256_loadu_ps, multiply_add);
+f32_kernel!(l2_f32_avx2, f32, _mm256_loadu_ps, f32, _mm256_loadu_ps, square_add);
+f32_kernel!(dot_f16_avx2, u16, load_f16, f32, _mm256_loadu_ps, multiply_add);
+f32_kernel!(l2_f16_avx2, u16, load_f16, f32, _mm256_loadu_ps, square_add);
+f32_kernel!(dot_halves_avx2, u16, load_f16, u16, load_f16, multiply_add);
 
 /// `maddubs` wants one unsigned side: |a| and b with a's sign. Two products of at most 127² fit an i16.
 #[target_feature(enable = "avx2")]

@@ -30,8 +30,8 @@ use crate::{
 /// Ids are u32, and the last is [`NONE`].
 const SLOTS_MAX: usize = NONE as usize - CHUNK_SLOTS;
 
-/// What one key takes in the map, with the map's free part.
-const KEY_BYTES: usize = 24;
+/// What one place of the map takes: key, id and a byte of the map's own, with the eighth that is always free.
+const KEY_BYTES: usize = 19;
 
 #[derive(Default)]
 struct Allocator {

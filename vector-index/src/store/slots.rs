@@ -484,13 +484,7 @@ impl Slots {
                 self.kernels.dot_i8(plain_i8(x, n), plain_i8(y, n), self.code_sum(b)) as f32
             }
             Payload::F32 => self.kernels.dot_f32(plain_f32(x, n), plain_f32(y, n)),
-            Payload::F16 => {
-                let widened: Vec<f32> = plain_u16(y, n)
-                    .iter()
-                    .map(|&bits| half::f16::from_bits(bits).to_f32_const())
-                    .collect();
-                self.kernels.dot_f16(plain_u16(x, n), &widened)
-            }
+            Payload::F16 => self.kernels.dot_halves(plain_u16(x, n), plain_u16(y, n)),
         };
         self.rank_of_dot(dot * (factor_a * factor_b), norm2_a, norm2_b)
     }

@@ -9,7 +9,7 @@ use cortex_vector_index::{
 
 use crate::data::{DIM, Data, recall};
 
-const N: usize = 8_000;
+const N: usize = 6_000;
 
 fn built(options: &Options, data: &Data) -> Box<dyn VectorIndex> {
     let point = |i: usize| Point { key: i as u64 + 1, from: 1, vector: &data.vectors[i] };
@@ -64,6 +64,20 @@ fn graph_finds_95_percent_at_defaults_and_every_point_itself() {
 }
 
 #[test]
+fn graph_finds_products_of_vectors_of_any_length() {
+    let mut data = Data::load(N);
+    for (i, vector) in data.vectors.iter_mut().enumerate() {
+        let length = 0.5 + (i * 37 % 100) as f32 / 100.0;
+        vector.iter_mut().for_each(|x| *x *= length);
+    }
+    for metric in [Metric::InnerProduct, Metric::L2] {
+        let index = built(&Options::new(DIM, metric), &data);
+        let found = recall_at_10(&*index, &data.queries[..100], Filter::All);
+        assert!(found >= 0.95, "{metric:?}: recall is {found}");
+    }
+}
+
+#[test]
 fn given_answers_are_the_exact_ones() {
     let data = Data::load(30_000);
     if data.truth.is_empty() {
@@ -73,7 +87,7 @@ fn given_answers_are_the_exact_ones() {
     let data = Data { vectors: data.vectors, ..data };
     let options = Options { m: 2, ef_construction: 4, ..Options::new(DIM, Metric::Cosine) };
     let index = built(&options, &data);
-    for (query, truth) in data.queries.iter().zip(&data.truth).take(40) {
+    for (query, truth) in data.queries.iter().zip(&data.truth).take(10) {
         let request = Request { exact_below: usize::MAX, ..Request::nearest(10) };
         let found = keys(&*index, query, &request);
         assert!(recall(&found, truth, 10) >= 0.9, "{found:?} instead of {truth:?}");
@@ -84,7 +98,7 @@ fn given_answers_are_the_exact_ones() {
 fn filters_never_leave_an_answer_short() {
     let data = Data::load(N);
     let index = built(&Options::new(DIM, Metric::Cosine), &data);
-    let queries = &data.queries[..60];
+    let queries = &data.queries[..40];
     // Correlated with the vectors: near one of them, which is not near the queries.
     let centre = Request { exact_below: usize::MAX, ..Request::nearest(N) };
     let by_distance = keys(&*index, &data.vectors[17], &centre);
