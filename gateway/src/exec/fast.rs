@@ -38,7 +38,7 @@ impl Session {
     }
 
     async fn get_row(
-        &self,
+        &mut self,
         fast: &FastSelect,
         key: Key,
         parameters: &[Datum],
@@ -53,7 +53,16 @@ impl Session {
         };
         let request =
             GetRequest { context: self.read_base(), table: table.clone(), keys: vec![key] };
-        let found = self.gateway.shards.get(shard)?.get(request).await?;
+        // Only a reference table can be read elsewhere.
+        let again = table.primary_copy().map(|_| request.clone());
+        let found = match self.gateway.shards.get(shard)?.get(request).await {
+            Ok(found) => found,
+            Err(error) => {
+                let error = PgError::from(error);
+                let Some(request) = again else { return Err(error) };
+                self.get_from_copies(request, &error).await?.ok_or(error)?
+            }
+        };
         let Some(Some(stored)) = found.into_iter().next() else { return Ok(Vec::new()) };
         if let (Some(columns), None) = (&fast.plain_columns, &fast.predicate) {
             return Ok(vec![row::decode_columns(table, &stored.value, columns)?]);

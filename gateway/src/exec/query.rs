@@ -135,10 +135,14 @@ impl Session {
         QueryRun::new(&self.gateway, &self.settings, eval, base, self.copy_use(), left_out)
     }
 
+    pub(super) fn reads_primary_only(&self) -> bool {
+        let wrote = self.transaction.as_ref().is_some_and(|it| !it.references().is_empty());
+        wrote || self.ddl.is_some()
+    }
+
     /// A transaction sees its own changes of reference tables on their primary copies alone.
     fn copy_use(&self) -> CopyUse {
-        let wrote = self.transaction.as_ref().is_some_and(|it| !it.references().is_empty());
-        if wrote || self.ddl.is_some() {
+        if self.reads_primary_only() {
             return CopyUse::PrimaryOnly;
         }
         let copies = self.gateway.copies.clone();

@@ -428,9 +428,22 @@ impl Driver {
                     Some(Fence::Placement { id: *id, epoch: *epoch })
                 })
                 .collect();
-            let others = subject::other_copies(&catalog, record).into_iter();
-            let clients = others.map(|copy| self.shard(copy)).collect::<Result<Vec<_>>>()?;
-            let fenced = clients.iter().map(|copy| copy.fence(&context, of_references.clone()));
+            let copies = subject::other_copies(&catalog, record);
+            let mut others = Vec::new();
+            if !of_references.is_empty() {
+                others = self.store.data_shards();
+                others.retain(|other| *other != record.from && *other != record.to);
+            }
+            let fenced = others.into_iter().map(|other| {
+                let (context, fences, copies) = (&context, of_references.clone(), &copies);
+                async move {
+                    match self.shard(other)?.fence(context, fences).await {
+                        // It gave its copies up before, and nobody can read them now.
+                        Err(ShardError::Unavailable { .. }) if !copies.contains(&other) => Ok(()),
+                        fenced => fenced.map(drop).map_err(Failure::from),
+                    }
+                }
+            });
             try_join_all(fenced).await?;
         }
         Ok(self.shard(shard)?.fence(&context, fences).await?)

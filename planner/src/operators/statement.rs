@@ -51,6 +51,8 @@ pub struct StatementContext {
     left_out: BTreeSet<ShardId>,
     /// Copies that the plan may read, with the shard of the primary one: known before the first snapshot is opened.
     planned: Mutex<BTreeSet<(ShardId, ShardId)>>,
+    /// Shards with primary copies that are left out and could not be asked for their latest changes.
+    unasked: Mutex<BTreeSet<ShardId>>,
     snapshots: Mutex<BTreeMap<ShardId, Arc<OnceCell<Pinned>>>>,
 }
 
@@ -75,6 +77,7 @@ impl StatementContext {
             copies: CopyUse::Any,
             left_out: BTreeSet::new(),
             planned: Mutex::default(),
+            unasked: Mutex::default(),
             snapshots: Mutex::default(),
         }
     }
@@ -104,12 +107,24 @@ impl StatementContext {
         self.planned.lock().extend(others.iter().map(|copy| (*copy, *source)));
     }
 
+    /// Shards of whose reference tables the statement may have read copies without knowing that they are up to date.
+    pub fn unasked(&self) -> BTreeSet<ShardId> {
+        self.unasked.lock().clone()
+    }
+
     /// Waits for the copies on a shard that the plan may read.
     async fn reach_copies(&self, shard: ShardId) -> Result<(), ShardError> {
         let CopyUse::After(copies) = &self.copies else { return Ok(()) };
         let planned = self.planned.lock().clone();
         for (_, source) in planned.iter().filter(|(copy, _)| *copy == shard) {
-            copies.reach(*source, shard).await?;
+            match copies.reach(*source, shard).await {
+                Err(ShardError::Unavailable { shard, .. })
+                    if shard == *source && self.is_left_out(shard) =>
+                {
+                    self.unasked.lock().insert(shard);
+                }
+                reached => reached?,
+            }
         }
         Ok(())
     }

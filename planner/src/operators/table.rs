@@ -151,6 +151,13 @@ impl ShardedTable {
         }
         if let Some(statement) = statement {
             statement.plan_copies(&route.replicas);
+            // Without the shard of the primary copy any other will do: the statement says what it may lack.
+            let there = route.replicas.iter().find(|copy| !statement.is_left_out(**copy));
+            if let (Some(there), [scan]) = (there, &mut route.scans[..])
+                && statement.is_left_out(scan.shard)
+            {
+                scan.shard = *there;
+            }
         }
     }
 }

@@ -169,7 +169,13 @@ pub fn join_shards(
     null_aware: bool,
 ) -> Option<Vec<ShardId>> {
     match (replicas(&left.fragment), replicas(&right.fragment)) {
-        (Some(left), Some(right)) => left.intersection(&right).next().map(|shard| vec![*shard]),
+        (Some(copies), Some(others)) => {
+            // Where one of them would be read alone.
+            let chosen = left.shards.iter().chain(&right.shards);
+            let mut chosen = chosen.filter(|it| copies.contains(it) && others.contains(it));
+            let shard = chosen.next().or_else(|| copies.intersection(&others).next());
+            shard.map(|shard| vec![*shard])
+        }
         (Some(copies), None) => beside(&copies, &right.shards, decides(join_type, JoinSide::Right)),
         (None, Some(copies)) => beside(&copies, &left.shards, decides(join_type, JoinSide::Left)),
         (None, None) => match (&left.shards[..], &right.shards[..]) {

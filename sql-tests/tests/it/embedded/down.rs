@@ -413,3 +413,57 @@ fn a_shard_that_is_lost_while_it_answers_is_left_out_only_if_nothing_was_sent() 
     case.needs("SELECT * FROM t", LOST)?;
     case.is_untouched()
 }
+
+#[test]
+fn copies_of_reference_tables_answer_for_their_primary_copy_when_asked_to() -> Result<()> {
+    let mut case = Case::start()?;
+    case.health(1, Health::Down);
+    // By way of a join this gateway knows that nothing is missing; alone it needs the primary copy.
+    let alone = ["SELECT count(*) FROM r", "SELECT id FROM r WHERE id = 7"];
+    for sql in alone {
+        case.needs(sql, 1)?;
+    }
+    case.ok("SET cortex.partial_reads = 'allow'")?;
+    for (sql, wanted) in [
+        ("SELECT count(*) FROM r", ROWS),
+        ("SELECT id FROM r WHERE id = 7", 7),
+        ("SELECT count(*) FROM r a JOIN r b USING (id)", ROWS),
+        ("SELECT count(*) FROM r a LEFT JOIN r b ON b.id = a.id + 1", ROWS),
+    ] {
+        ensure!(case.value(sql)? == wanted, "{sql}");
+        ensure!(case.client.notices.is_empty(), "{sql}: {:?}", case.client.notices);
+    }
+    // A gateway that cannot know what was committed says so.
+    case.health(1, Health::Up);
+    case.ok("UPDATE r SET v = 5 WHERE id = 7")?;
+    case.health(1, Health::Down);
+    let missing = case.rows_without(1);
+    for (sql, wanted, is_partial) in [
+        ("SELECT count(*) FROM r", ROWS, false),
+        ("SELECT id FROM r WHERE id = 7", 7, false),
+        ("SELECT count(*) FROM t JOIN r USING (id)", missing, true),
+    ] {
+        ensure!(case.value(sql)? == wanted, "{sql}");
+        let notices = &case.client.notices;
+        ensure!(notices.iter().any(|it| it.contains("latest changes of shard 1")), "{notices:?}");
+        ensure!(notices.iter().any(|it| it.contains("partial")) == is_partial, "{notices:?}");
+    }
+    // Never what is locked or written, nor behind a transaction's own changes.
+    for sql in [
+        "SELECT * FROM r FOR UPDATE",
+        "UPDATE r SET v = 1",
+        "INSERT INTO r SELECT id + 1000, v FROM r",
+        "INSERT INTO t SELECT id + 1000, v FROM r",
+    ] {
+        case.needs(sql, 1)?;
+    }
+    case.health(1, Health::Up);
+    case.ok("BEGIN")?;
+    case.ok("UPDATE r SET v = 6 WHERE id = 7")?;
+    case.health(1, Health::Down);
+    case.needs("SELECT id FROM r WHERE id = 7", 1)?;
+    case.ok("ROLLBACK")?;
+    case.health(1, Health::Up);
+    case.ok("UPDATE r SET v = 0 WHERE id = 7")?;
+    case.is_untouched()
+}
