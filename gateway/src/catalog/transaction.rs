@@ -154,6 +154,7 @@ impl CatalogTransaction {
         let plan = plan::plan(command, &self.current, &context.environment)?;
         let before = self.current.storages();
         self.fresh.extend(plan.catalog.storages().difference(&before));
+        work::expect_new_tables(&self.current, &plan.catalog, &self.store).await?;
         // Dropped with the command if it fails.
         let mut progress: Vec<_> =
             plan.work.iter().map(|item| work::announce(item, &self.store, context)).collect();

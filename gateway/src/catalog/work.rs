@@ -85,6 +85,25 @@ pub async fn run(
     }
 }
 
+/// The shards of new tables must answer: a table whose rows have no place yet is worth less than a word on why.
+pub async fn expect_new_tables(
+    before: &Catalog,
+    after: &Catalog,
+    store: &CatalogStore,
+) -> Result<(), PgError> {
+    let is_new = |table: &&Arc<TableDescriptor>| !before.tables.contains_key(&table.oid);
+    let tables = after.tables.values().map(|table| &table.descriptor);
+    let shards: BTreeSet<ShardId> =
+        tables.filter(is_new).flat_map(|table| written_shards(table)).collect();
+    let asked = shards.into_iter().map(|id| async move {
+        match store.shard(id)?.status().await?.poisoned {
+            Some(reason) => Err(PgError::from(ShardError::Poisoned { shard: id, reason })),
+            None => Ok(()),
+        }
+    });
+    try_join_all(asked).await.map(drop)
+}
+
 /// Shards whose rows are read and written: of a reference table the one with the primary copy, which the others follow.
 fn written_shards(table: &TableDescriptor) -> Vec<ShardId> {
     table.primary_copy().map_or_else(|| table.shards(), |primary| vec![primary])

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -584,6 +584,7 @@ impl World {
         let is_short = self.chance(3);
         let limit = if is_short { 2 * GRACE } else { LIMIT };
         let hold = HoldRanges { id, tables: ranges(map), grace: GRACE, limit };
+        let asked = Instant::now();
         let held = source.hold_ranges(hold).await?;
         // Nothing changes in the ranges behind this, as long as the hold lasts.
         let before = moving_rows(&source);
@@ -594,8 +595,10 @@ impl World {
             tokio::time::sleep(2 * GRACE).await;
         }
         self.serve().await;
-        if !is_short && Arc::ptr_eq(&source, &self.shard(self.from)) {
-            assert_eq!(moving_rows(&source), before, "a write behind a hold");
+        let rows = moving_rows(&source);
+        // On a busy machine the hold may have ended by now.
+        if asked.elapsed() < LIMIT && !is_short && Arc::ptr_eq(&source, &self.shard(self.from)) {
+            assert_eq!(rows, before, "a write behind a hold");
         }
         let fence = || vec![Fence::Placement { id: GROUP, epoch: map.epoch + 1 }];
         self.shard(self.target()).fence(&own(), fence()).await?;

@@ -5,6 +5,7 @@ mod drain;
 mod gateways;
 mod kills;
 mod network;
+mod restart;
 mod tls;
 
 use std::{

@@ -133,6 +133,7 @@ fn what_needs_a_lost_shard_says_so_and_all_else_works() -> Result<()> {
         "INSERT INTO h (v) SELECT v FROM t".to_owned(),
         "SELECT * FROM t FOR UPDATE".to_owned(),
         "CREATE TABLE x AS SELECT * FROM t".to_owned(),
+        "CREATE TABLE x (id int8 PRIMARY KEY) WITH (shard_by = 'hash(id)')".to_owned(),
         "ALTER TABLE t ADD COLUMN w int".to_owned(),
         "ALTER TABLE h SET (shard_by = 'hash(id)')".to_owned(),
         "COPY t TO STDOUT".to_owned(),
