@@ -17,18 +17,12 @@ pub struct PlanFragment {
     plan: Arc<dyn ExecutionPlan>,
     /// What the plan's functions see; those in the plan have it already, and another process must be told.
     context: Arc<EvalContext>,
-    report: bool,
     encoded: OnceLock<Result<Bytes, ShardError>>,
 }
 
 impl PlanFragment {
     pub fn new(plan: Arc<dyn ExecutionPlan>, context: Arc<EvalContext>) -> PlanFragment {
-        PlanFragment { plan, context, report: false, encoded: OnceLock::new() }
-    }
-
-    /// The same, of which the sender wants to know what each operator did.
-    pub fn with_report(self, report: bool) -> PlanFragment {
-        PlanFragment { report, ..self }
+        PlanFragment { plan, context, encoded: OnceLock::new() }
     }
 
     pub fn plan(&self) -> &Arc<dyn ExecutionPlan> {
@@ -44,9 +38,9 @@ impl fmt::Debug for PlanFragment {
 
 impl FragmentPlan for PlanFragment {
     fn encode(&self) -> Result<(u16, Bytes), ShardError> {
-        let encoded = self.encoded.get_or_init(|| {
-            codec::encode(&self.plan, &self.context, self.report).map_err(ShardError::from)
-        });
+        let encoded = self
+            .encoded
+            .get_or_init(|| codec::encode(&self.plan, &self.context).map_err(ShardError::from));
         Ok((codec::VERSION, encoded.clone()?))
     }
 

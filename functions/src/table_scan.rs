@@ -5,7 +5,12 @@
 //! The node finds the shard's rows in the task context (`SessionConfig` extension `FragmentSource`), so the same node
 //! serves every shard. In the gateway there is no such extension, and running it there is a bug of ours that is said.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use arrow::datatypes::SchemaRef;
 use cortex_shard_api::{
@@ -29,7 +34,7 @@ use datafusion::{
         stream::RecordBatchStreamAdapter,
     },
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 
 use crate::leaf;
 
@@ -203,14 +208,17 @@ impl ExecutionPlan for TableScanExec {
             .session_config()
             .get_extension::<FragmentSource>()
             .ok_or_else(|| internal_datafusion_err!("a table scan was run outside of a shard"))?;
-        let batches = source.0.scan(&scan.spec).map_err(external)?;
+        let mut batches = source.0.scan(&scan.spec).map_err(external)?;
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let schema = self.schema.clone();
-        let stream = batches.map(move |batch| {
+        let stream = stream::poll_fn(move |context| {
+            // Reading is done by whoever polls.
             let _timer = baseline.elapsed_compute().timer();
-            let batch = leaf::rename(&batch.map_err(external)?, &schema)?;
-            baseline.record_output(batch.num_rows());
-            Ok(batch)
+            let Some(batch) = ready!(batches.poll_next_unpin(context)) else {
+                return Poll::Ready(None);
+            };
+            let batch = batch.map_err(external).and_then(|batch| leaf::rename(&batch, &schema));
+            Poll::Ready(Some(batch.inspect(|batch| baseline.record_output(batch.num_rows()))))
         });
         let stream = RecordBatchStreamAdapter::new(self.schema.clone(), stream);
         Ok(make_cooperative(Box::pin(stream)))

@@ -22,6 +22,7 @@ use crate::{
         ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
         TableRanges,
     },
+    report::FragmentReport,
     value::Datum,
 };
 
@@ -155,6 +156,8 @@ pub struct ScanRowsRequest {
 pub struct FragmentRequest {
     pub context: RequestContext,
     pub fragment: Fragment,
+    /// Where to leave what the operators did, for who wants to know.
+    pub report: Option<Arc<FragmentReport>>,
 }
 
 /// A fragment, opaque to this crate.
@@ -188,6 +191,7 @@ impl fmt::Debug for FragmentRequest {
         f.debug_struct("FragmentRequest")
             .field("context", &self.context)
             .field("fragment", &kind)
+            .field("report", &self.report.is_some())
             .finish()
     }
 }
@@ -364,8 +368,14 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
 
     async fn status(&self) -> Result<ShardStatus, ShardError>;
 
-    /// Pins the newest published state and the transaction's own writes so far, until `close_snapshot`.
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError>;
+    /// Pins the newest published state and the transaction's own writes so far, until `close_snapshot`. Refuses tables whose
+    /// versions it does not serve, as every read does (`ShardError::StaleEpoch`): what a snapshot takes it takes until it is
+    /// closed.
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError>;
 
     fn close_snapshot(&self, snapshot: SnapshotId);
 
@@ -374,6 +384,8 @@ pub trait ShardClient: Send + Sync + fmt::Debug {
     /// At most `spec.limit` rows (bounded by `SCAN_ROWS_MAX`), whole stored rows whatever `spec.columns` says.
     async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError>;
 
+    /// Runs a fragment. All of it reads one view: the context's snapshot, or what `open_snapshot` would pin now, held until the
+    /// batches are dropped. Returns when every table's version has been taken, so that none is stale behind that.
     async fn execute(&self, request: FragmentRequest) -> Result<BatchStream, ShardError>;
 
     /// `None` for a row that is gone, skipped, or whose version is not the one seen (`LockedRow::Changed`).

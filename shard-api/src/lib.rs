@@ -26,6 +26,9 @@ pub mod row;
 /// Requests and the `ShardClient` trait.
 pub mod client;
 
+/// What the operators of a fragment did.
+pub mod report;
+
 /// How copies of reference tables follow their primary copy.
 pub mod copies;
 

@@ -68,6 +68,24 @@ pub(crate) fn is_owned(table: &TableDescriptor, key: &[u8], shard: ShardId) -> b
     }
 }
 
+/// Refuses what was planned with a version that the view does not serve.
+fn check(
+    view: &ReadView,
+    spec: &ScanSpec,
+    shard: ShardId,
+    fences: &Fences,
+    dropped: &DroppedStorages,
+) -> Result<(), ShardError> {
+    fences.check_view(shard, view.applied(), &spec.table)?;
+    dropped.check(view, &spec.table, spec.table.storage, shard)?;
+    if let Access::IndexRanges { index, .. } = spec.access
+        && let Some(index) = spec.table.indexes.get(index)
+    {
+        dropped.check(view, &spec.table, index.storage, shard)?;
+    }
+    Ok(())
+}
+
 /// The rows that `spec` names, at most `spec.limit`.
 pub(crate) fn rows(
     view: &ReadView,
@@ -77,13 +95,7 @@ pub(crate) fn rows(
     fences: &Fences,
     dropped: &DroppedStorages,
 ) -> Result<Rows, ShardError> {
-    fences.check_view(shard, view.applied(), &spec.table)?;
-    dropped.check(view, &spec.table, spec.table.storage, shard)?;
-    if let Access::IndexRanges { index, .. } = spec.access
-        && let Some(index) = spec.table.indexes.get(index)
-    {
-        dropped.check(view, &spec.table, index.storage, shard)?;
-    }
+    check(view, spec, shard, fences, dropped)?;
     let found: Rows = match &spec.access {
         Access::Empty => Box::new(std::iter::empty()),
         Access::Full => {
@@ -255,6 +267,13 @@ pub(crate) struct ShardScan {
     pub shard: ShardId,
     pub fences: Fences,
     pub dropped: DroppedStorages,
+}
+
+impl ShardScan {
+    /// Whether the view serves what a scan was planned with; if so, it does as long as it lives.
+    pub(crate) fn check(&self, spec: &ScanSpec) -> Result<(), ShardError> {
+        check(&self.view, spec, self.shard, &self.fences, &self.dropped)
+    }
 }
 
 impl ScanSource for ShardScan {

@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    exec::FragmentRunner,
+    exec::{self, FragmentRunner},
     fences::{FenceKey, Fences, Raised},
     maintenance::{DROPS_MAX, Maintenance, Task},
     moves::{self, Moves, hold::Wanted},
@@ -309,6 +309,12 @@ impl Shard {
         Ok(ReadView::pin(self.core.published.load_full(), txn.as_deref()))
     }
 
+    /// Refuses a table that the view does not serve in this version.
+    fn check_version(&self, view: &ReadView, table: &TableDescriptor) -> Result<(), ShardError> {
+        self.core.fences.check_view(self.core.id, view.applied(), table)?;
+        self.dropped.check(view, table, table.storage, self.core.id)
+    }
+
     /// What a writer sees: the newest state with its own writes.
     pub(crate) fn live_view(&self, txn: &Txn) -> ReadView {
         ReadView::live(self.core.published.load_full(), txn)
@@ -562,9 +568,16 @@ impl ShardClient for Shard {
         }
     }
 
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
         let context = RequestContext { snapshot: None, ..context.clone() };
         let view = self.view(&context)?;
+        for table in tables {
+            self.check_version(&view, table)?;
+        }
         let mut leases = self.leases.lock();
         if leases.len() >= SNAPSHOTS_MAX {
             return Err(Shard::limit("number of open snapshots", SNAPSHOTS_MAX));
@@ -581,9 +594,7 @@ impl ShardClient for Shard {
 
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
         let view = self.view(&request.context)?;
-        let table = &request.table;
-        self.core.fences.check_view(self.core.id, view.applied(), table)?;
-        self.dropped.check(&view, table, table.storage, self.core.id)?;
+        self.check_version(&view, &request.table)?;
         let mut rows = Vec::with_capacity(request.keys.len());
         for key in &request.keys {
             let is_ours = is_owned(&request.table, key, self.core.id);
@@ -605,7 +616,10 @@ impl ShardClient for Shard {
         let view = self.view(&request.context)?;
         let (fences, dropped) = (self.core.fences.clone(), self.dropped.clone());
         let source = Arc::new(ShardScan { view, shard: self.core.id, fences, dropped });
-        self.fragments.run(&request.fragment, source)
+        let plan = exec::plan_of(&request.fragment)?;
+        // All of them now: a plan may come to a scan only after it has given rows.
+        exec::each_scan(&plan, &mut |spec| source.check(spec))?;
+        self.fragments.run(plan, source, request.report)
     }
 
     async fn lock_rows(&self, request: LockRowsRequest) -> Result<Vec<LockedRow>, ShardError> {

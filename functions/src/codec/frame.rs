@@ -25,11 +25,10 @@ pub(super) struct Header {
     bytea_escape: bool,
     now_micros: i64,
     transaction_micros: i64,
-    pub report: bool,
 }
 
 impl Header {
-    pub fn new(context: &EvalContext, report: bool) -> Header {
+    pub fn new(context: &EvalContext) -> Header {
         let settings = &context.settings;
         Header {
             time_zone: settings.time_zone.name().to_owned(),
@@ -38,7 +37,6 @@ impl Header {
             bytea_escape: settings.bytea_escape,
             now_micros: settings.now_micros,
             transaction_micros: context.transaction_micros,
-            report,
         }
     }
 

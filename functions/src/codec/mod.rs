@@ -48,7 +48,7 @@ mod scan;
 mod tests;
 
 /// The version of the bytes. It counts up when they change or when a function's meaning does; a shard takes its own alone.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a fragment: far above what plans have (some kilobytes) and the rows sent along with one
 /// (`planner::rules`), below the messages that the transport takes.
@@ -133,18 +133,12 @@ impl From<CodecError> for ShardError {
 pub struct Decoded {
     pub plan: Arc<dyn ExecutionPlan>,
     pub context: Arc<EvalContext>,
-    /// Whether the sender wants to know what each operator did.
-    pub report: bool,
 }
 
 /// The bytes of a plan for one shard, in format `VERSION`.
-pub fn encode(
-    plan: &Arc<dyn ExecutionPlan>,
-    context: &EvalContext,
-    report: bool,
-) -> Result<Bytes, CodecError> {
+pub fn encode(plan: &Arc<dyn ExecutionPlan>, context: &EvalContext) -> Result<Bytes, CodecError> {
     let root = stacker::maybe_grow(STACK_WHOLE, STACK_BYTES, || encode::encode(plan))?;
-    frame::write(&frame::Header::new(context, report), root)
+    frame::write(&frame::Header::new(context), root)
 }
 
 /// The plan of `bytes`, which may come from anywhere.
@@ -164,5 +158,5 @@ pub fn decode(version: u16, bytes: &[u8]) -> Result<Decoded, CodecError> {
     let plan = plan.unwrap_or_else(|_| {
         Err(CodecError::Malformed("its parts do not belong together".to_owned()))
     })?;
-    Ok(Decoded { plan, context, report: header.report })
+    Ok(Decoded { plan, context })
 }

@@ -401,7 +401,7 @@ async fn rows(plan: &Plan) -> String {
 }
 
 fn bytes_of(plan: &Plan) -> Vec<u8> {
-    encode(plan, &EvalContext::default(), false).expect("bytes").to_vec()
+    encode(plan, &EvalContext::default()).expect("bytes").to_vec()
 }
 
 #[tokio::test]
@@ -428,10 +428,9 @@ async fn functions_see_the_settings_of_the_sender() {
     };
     let context = EvalContext { settings, transaction_micros: 1_234_567, ..EvalContext::default() };
     let plan = plans().remove(7);
-    let fragment = PlanFragment::new(plan, Arc::new(context)).with_report(true);
+    let fragment = PlanFragment::new(plan, Arc::new(context));
     let (version, bytes) = fragment.encode().expect("bytes");
     let decoded = decode(version, &bytes).expect("a plan");
-    assert!(decoded.report);
     assert_eq!(decoded.context.settings.time_zone, chrono_tz::Asia::Kolkata);
     assert_eq!(decoded.context.settings.extra_float_digits, -3);
     assert_eq!(decoded.context.settings.now_micros, 77);
@@ -456,14 +455,14 @@ fn a_scan_leaves_behind_what_a_scan_does_not_need() {
 #[test]
 fn what_must_not_travel_is_refused() {
     let operator: Plan = Arc::new(EmptyExec::new(scan_schema()));
-    let refused = encode(&operator, &EvalContext::default(), false);
+    let refused = encode(&operator, &EvalContext::default());
     assert!(matches!(refused, Err(CodecError::Operator(name)) if name == "Empty"));
     let random = physical(named("random", &[]), vec![], &scan());
-    let refused = encode(&projected(vec![random]), &EvalContext::default(), false);
+    let refused = encode(&projected(vec![random]), &EvalContext::default());
     assert!(matches!(refused, Err(CodecError::Function(name)) if name == "random"));
     let other = datafusion::functions::math::abs();
     let other = physical_call(&other, vec![column("id", 0)], &scan());
-    let refused = encode(&projected(vec![other]), &EvalContext::default(), false);
+    let refused = encode(&projected(vec![other]), &EvalContext::default());
     assert!(matches!(refused, Err(CodecError::Function(name)) if name == "abs"));
 }
 
@@ -506,13 +505,13 @@ fn bounded_depths() {
     let bytes = bytes_of(&plan);
     assert!(decode(VERSION, &bytes).is_ok());
     let refused =
-        encode(&projected(vec![nested(EXPRESSION_DEPTH_MAX + 1)]), &EvalContext::default(), false);
+        encode(&projected(vec![nested(EXPRESSION_DEPTH_MAX + 1)]), &EvalContext::default());
     assert!(matches!(refused, Err(CodecError::TooDeep { limit: EXPRESSION_DEPTH_MAX })));
     let limited = |depth: usize| {
         (0..depth).fold(scan(), |inner, _| Arc::new(LocalLimitExec::new(inner, 5)) as Plan)
     };
     assert!(decode(VERSION, &bytes_of(&limited(PLAN_DEPTH_MAX - 1))).is_ok());
-    let refused = encode(&limited(PLAN_DEPTH_MAX), &EvalContext::default(), false);
+    let refused = encode(&limited(PLAN_DEPTH_MAX), &EvalContext::default());
     assert!(matches!(refused, Err(CodecError::TooDeep { limit: PLAN_DEPTH_MAX })));
 }
 

@@ -200,7 +200,7 @@ impl DdlHost for Host {
             BTreeSet::new(),
         )?;
         let physical = physical_plan(&run, &query, &[], &[]).await?;
-        let mut batches = run.stream(physical)?;
+        let mut batches = run.stream(physical);
         let types: Vec<_> = query.bound.columns.iter().map(|column| column.ty.ty).collect();
         while let Some(batch) = batches.next().await {
             let batch = batch?;

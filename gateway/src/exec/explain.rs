@@ -8,7 +8,7 @@ use std::{
 use cortex_functions::registry;
 use cortex_planner::{
     bind::write::{BoundWrite, InsertSource},
-    explain::{self, Explain},
+    explain::{self, Detail, Explain},
     route::for_scalar,
 };
 use cortex_shard_api::{Datum, ScalarExpr, SqlType, TableDescriptor, TypeMod};
@@ -121,8 +121,9 @@ impl Session {
         if !run {
             return Ok((plan, None));
         }
+        query_run.context.ask_for_reports();
         let begun = Instant::now();
-        let mut batches = query_run.stream(plan.clone())?;
+        let mut batches = query_run.stream(plan.clone());
         while let Some(batch) = batches.next().await {
             batch?;
         }
@@ -205,14 +206,14 @@ fn key_predicate(table: &TableDescriptor, key: &[ScalarExpr]) -> Result<ScalarEx
 
 fn answer(shown: &Shown, options: &ExplainOptions) -> Execution {
     let with_summary = options.summary.unwrap_or(options.analyze);
-    let times = (options.timing != Some(false)).then_some(shown.planning);
+    let detail = Detail { times: options.timing != Some(false), parts: options.verbose };
     let lines = match options.format {
         ExplainFormat::Json => {
-            let planning = if with_summary { times } else { None };
-            vec![shown.plan.json(planning, shown.execution)]
+            let planning = with_summary.then_some(shown.planning);
+            vec![shown.plan.json(detail, planning, shown.execution.filter(|_| with_summary))]
         }
         ExplainFormat::Text => {
-            let mut lines = shown.plan.text();
+            let mut lines = shown.plan.text(detail);
             if with_summary {
                 let millis = |time: Duration| time.as_secs_f64() * 1_000.0;
                 lines.push(format!("Planning Time: {:.3} ms", millis(shown.planning)));

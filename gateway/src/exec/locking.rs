@@ -49,7 +49,7 @@ impl Session {
         for _ in 0..RETRIES_MAX {
             let run = self.query_run(self.read_base())?;
             let physical = physical_plan(&run, query, types, parameters).await?;
-            let batches = collect(run.stream(physical)?, LOCKED_ROWS_MAX).await?;
+            let batches = collect(run.stream(physical), LOCKED_ROWS_MAX).await?;
             drop(run);
             if let Some(batches) = self.lock_all(query, batches).await? {
                 let width = query.bound.columns.len();

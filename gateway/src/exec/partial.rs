@@ -13,11 +13,11 @@ use cortex_shard_api::{
     Datum, ShardError, ShardId, SqlType,
     client::{GetRequest, StoredRow},
 };
-use futures::{StreamExt, future::join_all, stream};
+use futures::{StreamExt, stream};
 
 use super::{
     plan::QueryPlan,
-    query::{Batches, QueryRun, physical_plan},
+    query::{Batches, physical_plan},
     session::Session,
 };
 use crate::{error::PgError, statement::Notice};
@@ -49,7 +49,7 @@ impl Session {
                 return Err(not_without(error, needed));
             }
             let read = shards_of(&physical);
-            let found = match self.find_down(&run, &read).await {
+            let found = match run.open(&physical).await {
                 Ok(()) => match run.first_answers(physical).await {
                     Err(error) => vec![error],
                     Ok(mut batches) => match batches.next().await {
@@ -73,21 +73,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// Opens the statement's snapshots, so that a shard that is down is found before the first row of another is sent.
-    async fn find_down(
-        &self,
-        run: &QueryRun,
-        shards: &BTreeSet<ShardId>,
-    ) -> Result<(), Vec<PgError>> {
-        let asked = shards.iter().filter(|shard| !run.context.is_left_out(**shard));
-        let opened = join_all(asked.map(|shard| run.context.context(*shard))).await;
-        let failed: Vec<ShardError> = opened.into_iter().filter_map(Result::err).collect();
-        if failed.is_empty() {
-            return Ok(());
-        }
-        Err(failed.into_iter().map(PgError::from).collect())
     }
 
     /// A row of a reference table by its key, while the shard of the primary copy is down: from the first other copy that is there.

@@ -19,7 +19,7 @@ use cortex_planner::{
         optimizer::verify,
         row_count::{RowCounts, compute_row_counts},
     },
-    operators::{self, CopyUse, Failure, StatementContext, find_error},
+    operators::{self, CopyUse, Failure, StatementContext, find_error, has_joins, open_shards},
 };
 use cortex_shard_api::{Datum, ShardId, SqlType, client::RequestContext};
 use datafusion::{
@@ -30,7 +30,11 @@ use datafusion::{
     physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
 
 use super::{
     copies::StatementCopies, counters::Counters, gateway::Gateway, plan::QueryPlan,
@@ -83,32 +87,53 @@ impl QueryRun {
         Ok(QueryRun { context, state, queries, counters, stop })
     }
 
-    /// Runs a physical plan, up to its first rows: every shard has taken its part then, and a statement that met a schema change
-    /// is told so before anything is sent. Other errors come in their place among the rows.
+    /// Runs a physical plan, up to its first rows: a statement that met a schema change is told so before anything is sent. Other
+    /// errors come in their place among the rows.
     pub async fn first_answers(
         &self,
         physical: Arc<dyn ExecutionPlan>,
     ) -> Result<Batches, PgError> {
-        operators::check_shards(&physical, &self.context).await?;
-        let mut batches = self.stream(physical)?;
+        let mut batches = self.stream(physical);
         match batches.next().await {
             Some(Err(error)) if error.is_stale => Err(error),
             first => Ok(Box::pin(stream::iter(first).chain(batches))),
         }
     }
 
-    /// Runs a physical plan on the query runtime.
-    pub fn stream(&self, physical: Arc<dyn ExecutionPlan>) -> Result<Batches, PgError> {
+    /// Has every shard take its part of a plan, on the query runtime. Errors: one for each shard that does not.
+    pub async fn open(&self, physical: &Arc<dyn ExecutionPlan>) -> Result<(), Vec<PgError>> {
+        let (physical, task) = (physical.clone(), self.state.task_ctx());
+        let opening = self.queries.spawn(async move { open_shards(&physical, &task).await });
+        match AbortOnDrop(opening).await {
+            Ok(opened) => opened.map_err(|errors| errors.into_iter().map(query_error).collect()),
+            Err(_) => Err(vec![PgError::internal("opening the shards of a query panicked")]),
+        }
+    }
+
+    /// Runs a physical plan on the query runtime. The first batch, or error, comes when every shard has taken its part.
+    pub fn stream(&self, physical: Arc<dyn ExecutionPlan>) -> Batches {
         let task = self.state.task_ctx();
-        let mut batches = {
-            let _guard = self.queries.enter();
-            execute_stream(physical, task).map_err(query_error)?
-        };
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // Keeps the snapshots open until the last batch is computed.
         let context = self.context.clone();
         let worker = self.queries.spawn(async move {
             let _context = context;
+            let opened = open_shards(&physical, &task).await;
+            let opened = opened.map_err(|errors| errors.into_iter().next().map(query_error));
+            let batches = match opened {
+                Ok(()) => execute_stream(physical, task).map_err(query_error),
+                Err(error) => {
+                    Err(error.unwrap_or_else(|| PgError::internal("a shard failed without saying")))
+                }
+            };
+            let mut batches = match batches {
+                Ok(batches) => batches,
+                Err(error) => {
+                    // Nobody listens any more, or somebody is told.
+                    let _ = sender.send(Err(error)).await;
+                    return;
+                }
+            };
             while let Some(batch) = batches.next().await {
                 let failed = batch.is_err();
                 if sender.send(batch.map_err(query_error)).await.is_err() || failed {
@@ -116,7 +141,24 @@ impl QueryRun {
                 }
             }
         });
-        Ok(Box::pin(Received { receiver, worker, stop: self.stop.clone(), is_over: false }))
+        Box::pin(Received { receiver, worker, stop: self.stop.clone(), is_over: false })
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -250,6 +292,9 @@ pub(crate) async fn physical_plan(
         with_parameters(run, optimized, types, parameters)?
     };
     let bound = compute_row_counts(bound, RowCounts::All, &run.state)?;
+    if !has_joins(&bound).map_err(query_error)? {
+        run.context.plan_without_counts();
+    }
     run.state.query_planner().create_physical_plan(&bound, &run.state).await.map_err(query_error)
 }
 

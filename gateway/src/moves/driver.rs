@@ -510,7 +510,7 @@ impl Driver {
         let source = self.shard(record.from)?;
         if self.copying.is_none() {
             let context = RequestContext { now_micros: now_micros(), ..RequestContext::default() };
-            let id = source.open_snapshot(&context).await?;
+            let id = source.open_snapshot(&context, &[]).await?;
             self.copying = Some(Snapshot { source: source.clone(), id });
         }
         let Some(snapshot) = self.copying.as_ref().map(|it| it.id) else {

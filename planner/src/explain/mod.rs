@@ -25,6 +25,20 @@ pub struct Explain {
     root: Node,
 }
 
+/// How much of what happened is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Detail {
+    pub times: bool,
+    /// In text, what every operator of a fragment did on each shard: VERBOSE. JSON has it always.
+    pub parts: bool,
+}
+
+impl Default for Detail {
+    fn default() -> Detail {
+        Detail { times: true, parts: false }
+    }
+}
+
 /// One operator.
 #[derive(Clone, Debug, Default)]
 struct Node {
@@ -37,6 +51,8 @@ struct Node {
     actual: Option<Actual>,
     /// Of a fragment: what each shard did.
     shards: Vec<(ShardId, Actual)>,
+    /// Of an operator inside a fragment: what it did on each shard.
+    parts: Vec<(ShardId, Actual)>,
     children: Vec<Node>,
 }
 
@@ -110,15 +126,20 @@ impl Explain {
     }
 
     /// One line for each operator, children indented below it.
-    pub fn text(&self) -> Vec<String> {
+    pub fn text(&self, detail: Detail) -> Vec<String> {
         let mut lines = Vec::new();
-        self.root.write(&mut lines, "", "");
+        self.root.write(&mut lines, "", "", detail);
         lines
     }
 
     /// `[{"Plan": {...}}]`; times are added where they are known.
-    pub fn json(&self, planning: Option<Duration>, execution: Option<Duration>) -> String {
-        let mut statement = json!({ "Plan": self.root.json() });
+    pub fn json(
+        &self,
+        detail: Detail,
+        planning: Option<Duration>,
+        execution: Option<Duration>,
+    ) -> String {
+        let mut statement = json!({ "Plan": self.root.json(detail) });
         if let Some(planning) = planning {
             statement["Planning Time"] = json!(millis(planning));
         }
@@ -136,7 +157,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 impl Node {
-    fn write(&self, lines: &mut Vec<String>, first: &str, rest: &str) {
+    fn write(&self, lines: &mut Vec<String>, first: &str, rest: &str, detail: Detail) {
         let mut line = format!("{first}{}", self.name);
         for (number, (key, value)) in self.details.iter().enumerate() {
             line.push_str(if number == 0 { ": " } else { ", " });
@@ -146,21 +167,22 @@ impl Node {
             line.push_str(value);
         }
         if let Some(actual) = &self.actual {
-            let _ = write!(line, " ({actual})");
+            let _ = write!(line, " ({})", actual.text(detail));
         }
         lines.push(line);
         let bar = if self.children.is_empty() { "   " } else { "│  " };
-        for (shard, actual) in &self.shards {
-            lines.push(format!("{rest}{bar}shard {shard}: {actual}"));
+        let parts = self.parts.iter().filter(|_| detail.parts);
+        for (shard, actual) in self.shards.iter().chain(parts) {
+            lines.push(format!("{rest}{bar}shard {shard}: {}", actual.text(detail)));
         }
         for (number, child) in self.children.iter().enumerate() {
             let is_last = number + 1 == self.children.len();
             let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            child.write(lines, &format!("{rest}{branch}"), &format!("{rest}{below}"));
+            child.write(lines, &format!("{rest}{branch}"), &format!("{rest}{below}"), detail);
         }
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, detail: Detail) -> Value {
         let mut node = json!({ "Node Type": self.node_type, "Stage": self.name });
         for (key, value) in &self.details {
             node[json_key(self.node_type, key)] = json!(value);
@@ -170,18 +192,19 @@ impl Node {
             node[key] = json!(0);
         }
         if let Some(actual) = &self.actual {
-            actual.write_json(&mut node);
+            actual.write_json(&mut node, detail);
         }
-        if !self.shards.is_empty() {
-            let shards = self.shards.iter().map(|(shard, actual)| {
+        if !(self.shards.is_empty() && self.parts.is_empty()) {
+            let shards = self.shards.iter().chain(&self.parts).map(|(shard, actual)| {
                 let mut entry = json!({ "Shard": shard.0 });
-                actual.write_json(&mut entry);
+                actual.write_json(&mut entry, detail);
                 entry
             });
             node["Shards"] = Value::Array(shards.collect());
         }
         if !self.children.is_empty() {
-            node["Plans"] = Value::Array(self.children.iter().map(Node::json).collect());
+            let children = self.children.iter().map(|child| child.json(detail));
+            node["Plans"] = Value::Array(children.collect());
         }
         node
     }
@@ -207,22 +230,29 @@ fn json_key(node_type: &str, key: &str) -> String {
 }
 
 impl Actual {
-    fn write_json(&self, node: &mut Value) {
+    fn write_json(&self, node: &mut Value, detail: Detail) {
         node["Actual Rows"] = json!(self.rows);
         node["Actual Loops"] = json!(1);
-        if let Some(time) = self.time {
+        if let Some(time) = self.time.filter(|_| detail.times) {
             node["Actual Startup Time"] = json!(0.0);
             node["Actual Total Time"] = json!(millis(time));
         }
     }
+
+    fn text(&self, detail: Detail) -> String {
+        let rows = format!("actual rows={}", self.rows);
+        match self.time.filter(|_| detail.times) {
+            Some(time) => format!("{rows} time={:.3} ms", millis(time)),
+            None => rows,
+        }
+    }
 }
 
-impl std::fmt::Display for Actual {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "actual rows={}", self.rows)?;
-        match self.time {
-            Some(time) => write!(f, " time={:.3} ms", millis(time)),
-            None => Ok(()),
-        }
+impl std::iter::Sum for Actual {
+    fn sum<I: Iterator<Item = Actual>>(all: I) -> Actual {
+        all.fold(Actual::default(), |sum, one| Actual {
+            rows: sum.rows.saturating_add(one.rows),
+            time: Some(sum.time.unwrap_or_default() + one.time.unwrap_or_default()),
+        })
     }
 }

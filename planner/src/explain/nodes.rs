@@ -1,9 +1,9 @@
 //! Physical operators as nodes of the explained tree.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use cortex_functions::{broadcast_rows::BroadcastRowsExec, table_scan::TableScanExec};
-use cortex_shard_api::ShardId;
+use cortex_shard_api::{ShardId, report::OperatorCounts};
 use datafusion::{
     common::JoinType,
     physical_expr::{
@@ -49,7 +49,36 @@ const COMMON_PREFIX: &str = "__common_expr";
 pub fn tree(plan: &Arc<dyn ExecutionPlan>, analyze: bool) -> Node {
     let mut names = Names::new();
     collect_names(plan, &mut names);
-    build(plan, &[plan], analyze, &names)
+    build(plan, if analyze { Counted::Here } else { Counted::Not }, &names)
+}
+
+/// Where the counts of an operator are.
+#[derive(Clone, Copy)]
+enum Counted<'a> {
+    Not,
+    /// It ran in the gateway and has them.
+    Here,
+    /// It ran in shards, which have reported.
+    InShards(&'a Reports<'a>),
+}
+
+/// What the shards of a fragment reported; the operators are asked for in the order of the reports.
+struct Reports<'a> {
+    shards: Vec<(ShardId, &'a [OperatorCounts])>,
+    next: Cell<usize>,
+}
+
+impl Reports<'_> {
+    /// What the next operator did on each shard that says so.
+    fn next(&self) -> Vec<(ShardId, Actual)> {
+        let place = self.next.replace(self.next.get() + 1);
+        let of = |(shard, counts): &(ShardId, &[OperatorCounts])| {
+            let OperatorCounts { rows, nanos } = *counts.get(place)?;
+            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+            Some((*shard, Actual { rows, time: Some(Duration::from_nanos(nanos)) }))
+        };
+        self.shards.iter().filter_map(of).collect()
+    }
 }
 
 /// What computes the columns that the binder names by number: aggregates and groups. Innermost first, so that later ones can
@@ -82,50 +111,46 @@ fn collect_names(plan: &Arc<dyn ExecutionPlan>, names: &mut Names) {
     }
 }
 
-/// The node of an operator. `executed` are its instances that ran: itself in the gateway, one for each shard in a fragment.
-fn build(
-    plan: &Arc<dyn ExecutionPlan>,
-    executed: &[&Arc<dyn ExecutionPlan>],
-    analyze: bool,
-    names: &Names,
-) -> Node {
+/// The node of an operator.
+fn build(plan: &Arc<dyn ExecutionPlan>, counted: Counted<'_>, names: &Names) -> Node {
     if let Some(fragment) = plan.downcast_ref::<ShardFragmentExec>() {
-        return shard_fragment(fragment, analyze, names);
+        return shard_fragment(fragment, !matches!(counted, Counted::Not), names);
     }
-    let below = |number: usize| {
-        let executed: Vec<_> =
-            executed.iter().filter_map(|run| run.children().get(number).copied()).collect();
-        plan.children().get(number).map(|child| build(child, &executed, analyze, names))
+    let (actual, parts) = match counted {
+        Counted::Not => (None, vec![]),
+        Counted::Here => (Some(actual(plan.as_ref())), vec![]),
+        Counted::InShards(reports) => {
+            let parts = reports.next();
+            let is_there = !parts.is_empty();
+            (is_there.then(|| parts.iter().map(|(_, actual)| *actual).sum()), parts)
+        }
     };
+    let mut children: Vec<Node> =
+        plan.children().into_iter().map(|child| build(child, counted, names)).collect();
     if plan.is::<CooperativeExec>()
-        && let Some(only) = below(0)
+        && let Some(only) = children.pop()
     {
         return only;
     }
     let (node_type, name, details) = describe(plan.as_ref(), names);
-    Node {
-        name,
-        node_type,
-        details,
-        actual: analyze.then(|| actual(executed)),
-        shards: vec![],
-        children: (0..plan.children().len()).filter_map(below).collect(),
-    }
+    Node { name, node_type, details, actual, parts, children, ..Node::default() }
 }
 
-fn actual(executed: &[&Arc<dyn ExecutionPlan>]) -> Actual {
-    let metrics: Vec<MetricsSet> = executed.iter().filter_map(|run| run.metrics()).collect();
-    let nanos: usize = metrics.iter().filter_map(MetricsSet::elapsed_compute).sum();
+fn actual(plan: &dyn ExecutionPlan) -> Actual {
+    let metrics = plan.metrics().unwrap_or_default();
+    let nanos = metrics.elapsed_compute().unwrap_or(0);
     Actual {
-        rows: metrics.iter().filter_map(MetricsSet::output_rows).sum(),
+        rows: metrics.output_rows().unwrap_or(0),
         time: Some(Duration::from_nanos(nanos as u64)),
     }
 }
 
 fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) -> Node {
-    let executed: Vec<_> = fragment.executed().filter_map(|(_, plan)| plan).collect();
-    // What ran in other processes counted there: the answers are known here, and nothing of the operators inside.
-    let counted_here = executed.iter().any(|plan| has_counted(plan));
+    let reports = fragment.reports();
+    let reports = Reports {
+        shards: reports.filter_map(|(shard, it)| Some((shard, it.operators()?))).collect(),
+        next: Cell::new(0),
+    };
     let metrics = fragment.metrics().filter(|_| analyze).unwrap_or_default();
     let shards: Vec<(ShardId, Actual)> = if analyze {
         let shards = fragment.shards().iter().enumerate();
@@ -135,20 +160,22 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
     };
     let broadcasts = fragment.broadcasts().iter();
     let numbers = fragment.shards().iter().map(|shard| shard.to_string());
+    let here = if analyze { Counted::Here } else { Counted::Not };
+    let inside = if analyze { Counted::InShards(&reports) } else { Counted::Not };
     Node {
         name: "ShardFragment".to_owned(),
         node_type: "Custom Scan",
         details: vec![("shards", list(numbers))],
         actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
         shards,
-        children: [build(fragment.fragment(), &executed, analyze && counted_here, names)]
+        children: [build(fragment.fragment(), inside, names)]
             .into_iter()
             .chain(broadcasts.enumerate().map(|(number, small)| {
                 let mut details = vec![("", format!("rows {number}"))];
                 if fragment.joined_here() == Some(true) {
                     details.push(("", "too many to be sent: joined here".to_owned()));
                 }
-                let child = build(small, &[small], analyze, names);
+                let child = build(small, here, names);
                 let actual = child.actual.map(|actual| Actual { time: None, ..actual });
                 Node {
                     name: "Broadcast".to_owned(),
@@ -160,13 +187,8 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
                 }
             }))
             .collect(),
+        ..Node::default()
     }
-}
-
-/// Whether an operator of the plan was run in this process.
-fn has_counted(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.metrics().is_some_and(|metrics| metrics.iter().next().is_some())
-        || plan.children().into_iter().any(has_counted)
 }
 
 /// What one shard answered, and how long it took from the request to the last row.

@@ -18,8 +18,8 @@ mod broadcast;
 /// Answers without the shards that are down.
 pub mod partial;
 
-/// Whether every shard takes its part of a plan.
-mod ready;
+/// What a plan reads, opened on all shards at a time.
+mod open;
 
 /// Limits inside a fragment.
 mod limit;
@@ -31,8 +31,8 @@ mod session;
 mod failure;
 
 pub use failure::{Failure, find_error};
-pub use ready::check_shards;
+pub use open::open_shards;
 pub use scatter::ShardFragmentExec;
 pub use session::{runtime, session_config, session_state};
 pub use statement::{Copies, CopyUse, StatementContext};
-pub use table::{IDENTITY_KEY, IDENTITY_VERSION, provider};
+pub use table::{IDENTITY_KEY, IDENTITY_VERSION, has_joins, provider};

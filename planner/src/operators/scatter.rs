@@ -24,7 +24,8 @@ use cortex_functions::{
 };
 use cortex_shard_api::{
     ShardError, ShardId,
-    client::{Fragment, FragmentRequest},
+    client::{BatchStream, Fragment, FragmentRequest, RequestContext},
+    report::FragmentReport,
 };
 use datafusion::{
     arrow::record_batch::RecordBatch,
@@ -45,7 +46,8 @@ use datafusion::{
         stream::RecordBatchStreamAdapter,
     },
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::join_all, stream};
+use parking_lot::Mutex;
 
 use super::{
     broadcast::{Gathered, Gathering, gather},
@@ -67,6 +69,27 @@ impl Drop for Elapsed {
     }
 }
 
+/// One shard's part of a run.
+#[derive(Default)]
+struct Part {
+    /// The answer to a request that was sent before anybody reads (`ShardFragmentExec::start`).
+    started: Mutex<Option<Answer>>,
+    /// What the operators did, if the statement wants to know.
+    report: OnceLock<Arc<FragmentReport>>,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part").field("report", &self.report.get()).finish_non_exhaustive()
+    }
+}
+
+/// What a shard answers, and since when it was asked.
+struct Answer {
+    batches: BatchStream,
+    elapsed: Elapsed,
+}
+
 /// Runs a fragment on each of its shards.
 ///
 /// - Output: partition `i` is what shard `i` answers, in the order the fragment promises. Nothing is known about how rows are
@@ -79,8 +102,7 @@ pub struct ShardFragmentExec {
     shards: Vec<ShardId>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
-    /// The fragment of each shard, made when it is first run; EXPLAIN ANALYZE reads their metrics.
-    slices: Arc<[OnceLock<Arc<dyn ExecutionPlan>>]>,
+    parts: Arc<[Part]>,
     /// What the fragment's `BroadcastRowsExec`s stand for, by number.
     broadcasts: Vec<Arc<dyn ExecutionPlan>>,
     gathered: Arc<Gathering>,
@@ -112,13 +134,13 @@ impl ShardFragmentExec {
             inner.boundedness,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
-        let slices = shards.iter().map(|_| OnceLock::new()).collect();
+        let parts = shards.iter().map(|_| Part::default()).collect();
         Ok(ShardFragmentExec {
             fragment,
             shards,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
-            slices,
+            parts,
             broadcasts,
             gathered: Arc::default(),
         })
@@ -155,28 +177,72 @@ impl ShardFragmentExec {
         &self.shards
     }
 
-    /// What each shard ran, as far as it was run.
-    pub fn executed(&self) -> impl Iterator<Item = (ShardId, Option<&Arc<dyn ExecutionPlan>>)> {
-        self.shards.iter().copied().zip(self.slices.iter().map(OnceLock::get))
+    /// What the operators did on each shard that was asked and ran its part to the end.
+    pub fn reports(&self) -> impl Iterator<Item = (ShardId, &FragmentReport)> {
+        let parts = self.shards.iter().copied().zip(self.parts.iter());
+        parts.filter_map(|(shard, part)| Some((shard, &**part.report.get()?)))
     }
 
-    fn slice(
+    /// Sends every shard its part, all at a time; who runs the plan reads the answers. For the only fragment of a statement, which
+    /// has no broadcasts.
+    pub(super) async fn start(
+        &self,
+        context: &Arc<TaskContext>,
+        statement: &Arc<StatementContext>,
+    ) -> Vec<Result<()>> {
+        let parts = self.shards.iter().zip(self.parts.iter()).enumerate();
+        join_all(parts.map(|(partition, (shard, part))| async move {
+            if statement.is_left_out(*shard) {
+                return Ok(());
+            }
+            let request = self.request(partition, &[], context, statement)?;
+            let alone = statement.alone(*shard).await.map_err(external)?;
+            let answer = request.send(statement, alone).await?;
+            *part.started.lock() = Some(answer);
+            Ok(())
+        }))
+        .await
+    }
+
+    /// What shard `partition` is to be asked.
+    fn request(
         &self,
         partition: usize,
         rows: &[Vec<RecordBatch>],
-    ) -> Result<(ShardId, Arc<dyn ExecutionPlan>)> {
-        let (Some(shard), Some(cell)) = (self.shards.get(partition), self.slices.get(partition))
+        context: &TaskContext,
+        statement: &StatementContext,
+    ) -> Result<PartRequest> {
+        let (Some(shard), Some(part)) = (self.shards.get(partition), self.parts.get(partition))
         else {
             return internal_err!("a fragment has no partition {partition}");
         };
-        let plan = match cell.get() {
-            Some(plan) => plan.clone(),
-            None => {
-                let plan = cut(&self.fragment, *shard, rows)?;
-                cell.get_or_init(|| plan).clone()
-            }
-        };
-        Ok((*shard, plan))
+        let seen = session::installed(context.session_config().options());
+        let plan = PlanFragment::new(cut(&self.fragment, *shard, rows)?, seen);
+        let report = statement.wants_reports().then(|| part.report.get_or_init(Arc::default));
+        Ok(PartRequest {
+            shard: *shard,
+            fragment: Fragment::Plan(Arc::new(plan)),
+            report: report.cloned(),
+            time: MetricBuilder::new(&self.metrics).subset_time(SHARD_TIME, partition),
+        })
+    }
+}
+
+/// A request to be sent.
+struct PartRequest {
+    shard: ShardId,
+    fragment: Fragment,
+    report: Option<Arc<FragmentReport>>,
+    time: Time,
+}
+
+impl PartRequest {
+    async fn send(self, statement: &StatementContext, context: RequestContext) -> Result<Answer> {
+        let elapsed = Elapsed { time: self.time, started: Instant::now() };
+        let client = statement.client(self.shard).map_err(external)?;
+        let request = FragmentRequest { context, fragment: self.fragment, report: self.report };
+        let batches = client.execute(request).await.map_err(external)?;
+        Ok(Answer { batches, elapsed })
     }
 }
 
@@ -347,14 +413,14 @@ impl ShardFragmentExec {
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
     }
 
-    /// The same run: metrics, slices and broadcasts are this one's.
+    /// The same run: metrics, parts and broadcasts are this one's.
     fn shared(&self) -> ShardFragmentExec {
         ShardFragmentExec {
             fragment: self.fragment.clone(),
             shards: self.shards.clone(),
             properties: self.properties.clone(),
             metrics: self.metrics.clone(),
-            slices: self.slices.clone(),
+            parts: self.parts.clone(),
             broadcasts: self.broadcasts.clone(),
             gathered: self.gathered.clone(),
         }
@@ -367,25 +433,33 @@ impl ShardFragmentExec {
         context: Arc<TaskContext>,
         statement: Arc<StatementContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let (shard, plan) = self.slice(partition, rows)?;
+        let Some((shard, part)) = self.shards.get(partition).zip(self.parts.get(partition)) else {
+            return internal_err!("a fragment has no partition {partition}");
+        };
+        let shard = *shard;
         if statement.is_left_out(shard) {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let time = MetricBuilder::new(&self.metrics).subset_time(SHARD_TIME, partition);
-        let seen = session::installed(context.session_config().options());
+        let started = part.started.lock().take();
+        let request = match started {
+            Some(_) => None,
+            None => Some(self.request(partition, rows, &context, &statement)?),
+        };
         let schema = self.schema();
         let output = schema.clone();
         let answers = stream::once(async move {
-            let elapsed = Elapsed { time, started: Instant::now() };
-            let client = statement.client(shard).map_err(external)?;
-            let request = FragmentRequest {
-                context: statement.context(shard).await.map_err(external)?,
-                fragment: Fragment::Plan(Arc::new(PlanFragment::new(plan, seen))),
+            let answer = match (started, request) {
+                (Some(answer), _) => answer,
+                (None, Some(request)) => {
+                    let context = statement.context(shard).await.map_err(external)?;
+                    request.send(&statement, context).await?
+                }
+                (None, None) => return internal_err!("a fragment without a request"),
             };
-            let answer = client.execute(request).await.map_err(external)?;
+            let Answer { batches, elapsed } = answer;
             // The snapshot stays open as long as the stream is read.
-            Ok::<_, DataFusionError>(answer.map(move |batch| {
+            Ok::<_, DataFusionError>(batches.map(move |batch| {
                 let _held = (&statement, &elapsed);
                 let batch = leaf::rename(&batch.map_err(external)?, &schema)?;
                 baseline.record_output(batch.num_rows());
@@ -397,6 +471,6 @@ impl ShardFragmentExec {
     }
 }
 
-fn external(error: ShardError) -> DataFusionError {
+pub(super) fn external(error: ShardError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }

@@ -1,19 +1,22 @@
 //! What one statement holds open on shards while it runs.
 //!
-//! A statement sees one snapshot of each shard, opened when it first needs the shard and shared by everything the statement
-//! does there: its fragments, its reads before writes, its fetches. Lives in the session config of the statement's
+//! A statement sees one snapshot of each shard, shared by everything the statement does there: its fragments, its reads before
+//! writes, its fetches. One that sends a shard a single request need not open it: that request reads one view anyway (`open`). Lives in the session config of the statement's
 //! execution, as an extension, where `operators::scatter` finds it. Not here: transactions and writes
 //! (`gateway::exec`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use cortex_shard_api::{
-    ShardError, ShardId, SnapshotId,
+    ShardError, ShardId, SnapshotId, TableDescriptor,
     client::{RequestContext, ShardClient},
 };
 use parking_lot::Mutex;
@@ -54,6 +57,12 @@ pub struct StatementContext {
     /// Shards with primary copies that are left out and could not be asked for their latest changes.
     unasked: Mutex<BTreeSet<ShardId>>,
     snapshots: Mutex<BTreeMap<ShardId, Arc<OnceCell<Pinned>>>>,
+    /// Shards whose only request has been sent: another one would see another state.
+    alone: Mutex<BTreeSet<ShardId>>,
+    is_opened: AtomicBool,
+    wants_reports: AtomicBool,
+    /// Whether how many rows a table has makes a difference to the plan.
+    counts_rows: AtomicBool,
 }
 
 /// A snapshot with the client that closes it.
@@ -79,6 +88,10 @@ impl StatementContext {
             planned: Mutex::default(),
             unasked: Mutex::default(),
             snapshots: Mutex::default(),
+            alone: Mutex::default(),
+            is_opened: AtomicBool::new(false),
+            wants_reports: AtomicBool::new(false),
+            counts_rows: AtomicBool::new(true),
         }
     }
 
@@ -137,25 +150,87 @@ impl StatementContext {
         })
     }
 
+    /// From now on, shards are asked what the operators of their fragments do.
+    pub fn ask_for_reports(&self) {
+        self.wants_reports.store(true, Ordering::Relaxed);
+    }
+
+    pub fn wants_reports(&self) -> bool {
+        self.wants_reports.load(Ordering::Relaxed)
+    }
+
+    /// Plans without asking shards how many rows they have: nothing in the statement depends on it.
+    pub fn plan_without_counts(&self) {
+        self.counts_rows.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn counts_rows(&self) -> bool {
+        self.counts_rows.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the first call.
+    pub(super) fn open_once(&self) -> bool {
+        !self.is_opened.swap(true, Ordering::Relaxed)
+    }
+
+    /// Opens the statement's snapshot on a shard, which must serve these tables.
+    pub(super) async fn open(
+        &self,
+        shard: ShardId,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<(), ShardError> {
+        if self.is_left_out(shard) {
+            return Ok(());
+        }
+        self.pinned(shard, tables).await.map(drop)
+    }
+
+    /// The context of the only request to a shard, which reads what is there when it arrives.
+    pub(super) async fn alone(&self, shard: ShardId) -> Result<RequestContext, ShardError> {
+        let is_first = self.alone.lock().insert(shard);
+        if !is_first || self.snapshots.lock().contains_key(&shard) {
+            return Err(not_alone(shard));
+        }
+        self.reach_copies(shard).await?;
+        Ok(RequestContext { snapshot: None, ..self.base.clone() })
+    }
+
     /// The context of requests to a shard, with the statement's snapshot there; opens it if this is the first.
     pub async fn context(&self, shard: ShardId) -> Result<RequestContext, ShardError> {
+        let snapshot = Some(self.pinned(shard, &[]).await?);
+        Ok(RequestContext { snapshot, ..self.base.clone() })
+    }
+
+    async fn pinned(
+        &self,
+        shard: ShardId,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
+        if self.alone.lock().contains(&shard) {
+            return Err(not_alone(shard));
+        }
         let cell = self.snapshots.lock().entry(shard).or_default().clone();
         let pinned = cell
             .get_or_try_init(|| async {
                 let client = self.client(shard)?;
                 self.reach_copies(shard).await?;
                 let context = RequestContext { snapshot: None, ..self.base.clone() };
-                let snapshot = client.open_snapshot(&context).await?;
+                let snapshot = client.open_snapshot(&context, tables).await?;
                 Ok::<_, ShardError>(Pinned { client, snapshot })
             })
             .await?;
-        Ok(RequestContext { snapshot: Some(pinned.snapshot), ..self.base.clone() })
+        Ok(pinned.snapshot)
     }
 
     /// What every request of the statement says, without a snapshot.
     pub fn base(&self) -> &RequestContext {
         &self.base
     }
+}
+
+fn not_alone(shard: ShardId) -> ShardError {
+    let what = "a statement that was to read the shard once reads it again".to_owned();
+    ShardError::Internal { shard, what }
 }
 
 impl fmt::Debug for StatementContext {

@@ -20,8 +20,9 @@ use datafusion::{
         datatypes::{DataType, Field, Schema, SchemaRef},
     },
     catalog::{Session, TableProvider},
+    common::tree_node::TreeNodeRecursion,
     error::Result,
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
+    logical_expr::{Expr, LogicalPlan, TableProviderFilterPushDown, TableType},
     physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, expressions::Column},
     physical_plan::{ExecutionPlan, empty::EmptyExec, projection::ProjectionExec},
 };
@@ -165,8 +166,8 @@ impl ShardedTable {
 /// One in so many rows is expected in a key range or behind an index entry, for want of anything better.
 const ROWS_PER_HIT: usize = 20;
 
-/// About how many rows the route visits, by the shards' own counts. `None` while planning without shards: nothing but the order
-/// of joins depends on it, so an unreachable shard is not an error yet.
+/// About how many rows the route visits, by the shards' own counts. `None` while planning without shards, and for a statement
+/// without joins: nothing but their order and kind depends on it, so an unreachable shard is not an error yet.
 async fn expected_rows(
     state: &dyn Session,
     table: &TableDescriptor,
@@ -176,6 +177,9 @@ async fn expected_rows(
         return Some(n);
     }
     let statement = state.config().get_extension::<StatementContext>()?;
+    if !statement.counts_rows() {
+        return None;
+    }
     let mut clients = Vec::with_capacity(route.scans.len());
     for scan in route.scans.iter().filter(|scan| !statement.is_left_out(scan.shard)) {
         clients.push(statement.client(scan.shard).ok()?);
@@ -190,6 +194,16 @@ async fn expected_rows(
         Path::KeyPoints(n) => Some(n),
         Path::KeyRanges | Path::KeySkips | Path::Index { .. } => Some(rows.div_ceil(ROWS_PER_HIT)),
     }
+}
+
+/// Whether a plan joins anything, in a subquery too.
+pub fn has_joins(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::Join(_));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
 /// What EXPLAIN says of a scan.

@@ -232,7 +232,11 @@ impl ShardClient for FakeShard {
         self.refuse()
     }
 
-    async fn open_snapshot(&self, _context: &RequestContext) -> Result<SnapshotId, ShardError> {
+    async fn open_snapshot(
+        &self,
+        _context: &RequestContext,
+        _tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
         self.open_snapshots.fetch_add(1, Ordering::SeqCst);
         Ok(SnapshotId(7))
     }

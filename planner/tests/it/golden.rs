@@ -5,7 +5,10 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-use cortex_planner::{explain::explain, rules::physical_rules};
+use cortex_planner::{
+    explain::{Detail, explain},
+    rules::physical_rules,
+};
 use datafusion::{execution::SessionStateBuilder, prelude::SessionContext};
 
 use crate::{cluster::Cluster, fragments::tables, statement::Scope};
@@ -21,7 +24,7 @@ async fn plan(sql: &str, n_shards: u32, without: Option<&str>) -> String {
         .build();
     scope.session = SessionContext::new_with_state(state);
     let plan = scope.physical(sql).await.expect("a plan");
-    explain(&plan, false).text().join("\n")
+    explain(&plan, false).text(Detail::default()).join("\n")
 }
 
 /// Runs the cases of one file and returns it as it should be.

@@ -145,7 +145,7 @@ impl<'a> Following<'a> {
         if let Some(txn) = self.open.take() {
             self.copy.abandon(&txn);
         }
-        let snapshot = self.source.open_snapshot(&RequestContext::default()).await?;
+        let snapshot = self.source.open_snapshot(&RequestContext::default(), &[]).await?;
         let pinned = Pinned(self.source, snapshot);
         let mut start = None;
         loop {

@@ -78,10 +78,10 @@ async fn a_snapshot_never_shows_what_is_written_after_it() {
         let shard = open_with_write_set(directory.path(), write_set_bytes);
         let many = |from: i32| insert((from..from + 20).map(|id| int_row(id, 1)).collect());
         write(&shard, in_txn(1, 1), &t, many(0)).await.expect("rows");
-        let first = shard.open_snapshot(&in_txn(1, 2)).await.expect("a snapshot");
-        let second = shard.open_snapshot(&in_txn(1, 2)).await.expect("another");
+        let first = shard.open_snapshot(&in_txn(1, 2), &[]).await.expect("a snapshot");
+        let second = shard.open_snapshot(&in_txn(1, 2), &[]).await.expect("another");
         write(&shard, in_txn(1, 2), &t, many(100)).await.expect("rows");
-        let third = shard.open_snapshot(&in_txn(1, 3)).await.expect("a third");
+        let third = shard.open_snapshot(&in_txn(1, 3), &[]).await.expect("a third");
         write(&shard, in_txn(1, 3), &t, many(200)).await.expect("rows");
         for (snapshot, n_rows) in [(first, 20), (second, 20), (third, 40)] {
             let context = RequestContext { snapshot: Some(snapshot), ..in_txn(1, 3) };

@@ -92,7 +92,7 @@ async fn a_view_is_judged_by_its_own_time() {
     let node = Node::new(ShardId(1));
     let shard = &node.shard;
     write(shard, own(), &epoch(1), insert(vec![int_row(1, 1)])).await.expect("a row");
-    let before = shard.open_snapshot(&own()).await.expect("a snapshot");
+    let before = shard.open_snapshot(&own(), &[]).await.expect("a snapshot");
     let in_the_past = RequestContext { snapshot: Some(before), ..own() };
     let fence = vec![Fence::Placement { id: Oid(7), epoch: 2 }];
     shard.fence(&own(), fence).await.expect("a fence");

@@ -513,7 +513,7 @@ impl World {
             Some(start) => {
                 let snapshot = match self.snapshot {
                     Some(snapshot) => snapshot,
-                    None => source.open_snapshot(&own()).await?,
+                    None => source.open_snapshot(&own(), &[]).await?,
                 };
                 self.snapshot = Some(snapshot);
                 let from = MovingFrom::Snapshot { snapshot, start };
@@ -551,7 +551,7 @@ impl World {
                 if let Some(snapshot) = self.snapshot.take() {
                     source.close_snapshot(snapshot);
                 }
-                let snapshot = source.open_snapshot(&own()).await?;
+                let snapshot = source.open_snapshot(&own(), &[]).await?;
                 self.snapshot = Some(snapshot);
                 let first = tables[0].ranges[0].0.clone();
                 let from = MovingFrom::Snapshot { snapshot, start: None };

@@ -74,7 +74,7 @@ async fn fill(shard: &Shard, t: &TableDescriptor, ids: std::ops::Range<i32>) {
 
 /// Copies everything, as a coordinator would.
 async fn copy(source: &Shard, target: &Shard, parts: &[TableRanges]) {
-    let snapshot = source.open_snapshot(&own()).await.expect("a snapshot");
+    let snapshot = source.open_snapshot(&own(), &[]).await.expect("a snapshot");
     let (mut from, mut start) = (None, None);
     loop {
         let asked = MovingFrom::Snapshot { snapshot, start };
@@ -137,7 +137,7 @@ async fn a_home_table_moves_as_a_whole_and_old_snapshots_still_see_it() {
     // What the map says is the shard's own is not deleted.
     let refused = source.shard.drop_ranges(ID, whole(&before)).await;
     assert!(matches!(refused, Err(ShardError::Internal { .. })), "{refused:?}");
-    let old = source.shard.open_snapshot(&own()).await.expect("a snapshot");
+    let old = source.shard.open_snapshot(&own(), &[]).await.expect("a snapshot");
     clean(&source.shard, whole(&after)).await;
     for storage in 100..103 {
         assert_eq!(n_stored(&source.shard, storage), 0, "storage {storage}");
@@ -232,7 +232,7 @@ async fn damage_is_said() {
     let (source, target) = (Node::new(SOURCE), Node::new(TARGET));
     let t = home(SOURCE);
     fill(&source.shard, &t, 0..10).await;
-    let snapshot = source.shard.open_snapshot(&own()).await.expect("a snapshot");
+    let snapshot = source.shard.open_snapshot(&own(), &[]).await.expect("a snapshot");
     let from = MovingFrom::Snapshot { snapshot, start: None };
     let request = MovingRequest { id: ID, tables: whole(&t), from };
     let Ok(MovingRows::Page { start, end, mut rows, index, .. }) =

@@ -166,7 +166,8 @@ fn moving_rows_are_taken_in() {
                 write(&source, in_txn(id.0.into(), 1), &t, op).await.expect("rows");
             }
             source.commit(TxnId(id.0.into())).await.expect("a commit");
-            let snapshot = source.open_snapshot(&RequestContext::default()).await.expect("one");
+            let snapshot =
+                source.open_snapshot(&RequestContext::default(), &[]).await.expect("one");
             let (mut from, mut start, mut reading, mut storing) =
                 (None, None, Duration::ZERO, Duration::ZERO);
             loop {

@@ -84,13 +84,19 @@ impl ShardClient for RemoteShard {
         self.shared.plain(Call::Status).await
     }
 
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
         let shared = &*self.shared;
         let mut epoch = 0;
-        let build = |tables: &mut Tables<'_>| {
-            epoch = tables.epoch;
+        let build = |numbers: &mut Tables<'_>| {
+            epoch = numbers.epoch;
             // A snapshot of a snapshot is not what is meant: see the trait.
-            Ok(Call::OpenSnapshot(RequestContext { snapshot: None, ..context.clone() }))
+            let context = RequestContext { snapshot: None, ..context.clone() };
+            let tables = tables.iter().map(|table| numbers.number(table));
+            Ok(Call::OpenSnapshot { context, tables: tables.collect::<Result<_, _>>()? })
         };
         let snapshot: SnapshotId = shared.call(build).await?;
         local_snapshot(snapshot, epoch).ok_or_else(|| ShardError::Internal {

@@ -212,7 +212,7 @@ impl Connection {
             id,
             answer,
             commits: call.commits(),
-            opens_snapshot: matches!(call, Call::OpenSnapshot(_)),
+            opens_snapshot: matches!(call, Call::OpenSnapshot { .. }),
             is_answered: false,
         }))
     }

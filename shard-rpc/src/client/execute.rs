@@ -1,8 +1,8 @@
 //! `execute`: the request goes over the connection like every other, its batches come by Arrow Flight.
 //!
 //! Both are sent at once: `DoGet` waits on the shard until the fragment runs. The answer on the connection says, typed, whether
-//! it does; an error between batches travels as a last piece of Flight data with the error in `app_metadata`. Back-pressure is
-//! HTTP/2's. Dropping the stream ends the `DoGet` and with it the fragment.
+//! it does; an error between batches, or the report behind them, travels as a last piece of Flight data with it in `app_metadata`
+//! (`protocol::Trailer`). Back-pressure is HTTP/2's. Dropping the stream ends the `DoGet` and with it the fragment.
 
 use std::{
     pin::Pin,
@@ -18,6 +18,7 @@ use arrow_flight::{
 use cortex_shard_api::{
     ShardError, ShardId,
     client::{BatchStream, Fragment, FragmentRequest},
+    report::FragmentReport,
 };
 use futures::{Stream, StreamExt, future::BoxFuture};
 use tonic::{Streaming, transport::Channel};
@@ -26,7 +27,7 @@ use super::{
     Shared,
     connection::{Connection, reason_of},
 };
-use crate::protocol::{MESSAGE_BYTES_MAX, Ticket, call::Call, frame};
+use crate::protocol::{MESSAGE_BYTES_MAX, Ticket, Trailer, call::Call, frame};
 
 /// Runs a fragment.
 pub(super) async fn execute(
@@ -38,11 +39,12 @@ pub(super) async fn execute(
         Fragment::Plan(plan) => plan.encode()?,
         Fragment::Bytes { version, bytes } => (version, bytes),
     };
+    let report = request.report;
     let connection = shared.connection().await?;
     connection.room().await;
     let sent = connection.send(shared, |tables| {
         let context = shared.context(&request.context, tables.epoch)?;
-        Ok(Call::Execute { context, version, fragment })
+        Ok(Call::Execute { context, version, fragment, report: report.is_some() })
     })?;
     let Some(mut sent) = sent else {
         return Err(ShardError::Internal { shard, what: "a fragment without a shard".to_owned() });
@@ -68,11 +70,11 @@ pub(super) async fn execute(
         return Err(error);
     }
     let source = match opened {
-        Some(Ok(data)) => Source::Open(decoder(data)),
+        Some(Ok(data)) => Source::Open(decoder(data, report.clone())),
         Some(Err(status)) => return Err(lost(shard, &status)),
         None => Source::Opening(opening),
     };
-    Ok(Box::pin(Batches { shard, source, guard }))
+    Ok(Box::pin(Batches { shard, source, guard, report }))
 }
 
 type Opened = Result<Streaming<FlightData>, tonic::Status>;
@@ -89,17 +91,31 @@ fn lost(shard: ShardId, status: &tonic::Status) -> ShardError {
     ShardError::Unavailable { shard, reason: reason_of(status) }
 }
 
-/// Flight data as batches; the last piece may be an error.
-fn decoder(data: Streaming<FlightData>) -> FlightRecordBatchStream {
-    let data = data.map(|piece| {
-        let piece = piece.map_err(|status| FlightError::Tonic(Box::new(status)))?;
-        if !piece.data_header.is_empty() || piece.app_metadata.is_empty() {
-            return Ok(piece);
-        }
-        match frame::decode::<ShardError>(&piece.app_metadata) {
-            Ok(error) => Err(FlightError::ExternalError(Box::new(error))),
-            Err(error) => Err(FlightError::DecodeError(error.to_string())),
-        }
+/// Flight data as batches; the last piece may be an error or a report.
+fn decoder(
+    data: Streaming<FlightData>,
+    report: Option<Arc<FragmentReport>>,
+) -> FlightRecordBatchStream {
+    let data = data.filter_map(move |piece| {
+        let piece = match piece {
+            Ok(piece) if !piece.data_header.is_empty() || piece.app_metadata.is_empty() => {
+                Some(Ok(piece))
+            }
+            Ok(piece) => match frame::decode::<Trailer>(&piece.app_metadata) {
+                Ok(Trailer::Failed(error)) => {
+                    Some(Err(FlightError::ExternalError(Box::new(error))))
+                }
+                Ok(Trailer::Report(operators)) => {
+                    if let Some(report) = &report {
+                        report.fill(operators);
+                    }
+                    None
+                }
+                Err(error) => Some(Err(FlightError::DecodeError(error.to_string()))),
+            },
+            Err(status) => Some(Err(FlightError::Tonic(Box::new(status)))),
+        };
+        std::future::ready(piece)
     });
     FlightRecordBatchStream::new_from_flight_data(data)
 }
@@ -129,6 +145,7 @@ struct Batches {
     shard: ShardId,
     source: Source,
     guard: Guard,
+    report: Option<Arc<FragmentReport>>,
 }
 
 impl Batches {
@@ -147,7 +164,7 @@ impl Stream for Batches {
             match &mut this.source {
                 Source::Over => return Poll::Ready(None),
                 Source::Opening(opening) => match ready!(opening.as_mut().poll(context)) {
-                    Ok(data) => this.source = Source::Open(decoder(data)),
+                    Ok(data) => this.source = Source::Open(decoder(data, this.report.clone())),
                     Err(status) => {
                         this.source = Source::Over;
                         return Poll::Ready(Some(Err(lost(this.shard, &status))));

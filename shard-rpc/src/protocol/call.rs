@@ -42,7 +42,10 @@ pub(crate) struct Ranges {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Call {
     Status,
-    OpenSnapshot(RequestContext),
+    OpenSnapshot {
+        context: RequestContext,
+        tables: Vec<TableNumber>,
+    },
     Get {
         context: RequestContext,
         table: TableNumber,
@@ -58,6 +61,7 @@ pub(crate) enum Call {
         context: RequestContext,
         version: u16,
         fragment: Bytes,
+        report: bool,
     },
     LockRows {
         context: RequestContext,
@@ -176,7 +180,7 @@ pub(crate) enum TxnUse {
 impl Call {
     pub fn context(&self) -> Option<&RequestContext> {
         match self {
-            Call::OpenSnapshot(context)
+            Call::OpenSnapshot { context, .. }
             | Call::Get { context, .. }
             | Call::ScanRows { context, .. }
             | Call::Execute { context, .. }
@@ -250,7 +254,7 @@ impl Call {
             },
             Call::LockRows { rows, .. } => rows.len() > INLINE_KEYS_MAX,
             Call::Status
-            | Call::OpenSnapshot(_)
+            | Call::OpenSnapshot { .. }
             | Call::LockTable { .. }
             | Call::RollbackTo { .. }
             | Call::Validate(_)

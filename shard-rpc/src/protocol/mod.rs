@@ -4,7 +4,7 @@
 //! `call` is the list of requests, `check` refuses what cannot be right before a shard sees it. docs/format/wire.md has the
 //! bytes. Not here: connections (`client`, `server`).
 
-use cortex_shard_api::ShardId;
+use cortex_shard_api::{ShardError, ShardId, report::OperatorCounts};
 use serde::{Deserialize, Serialize};
 
 /// Requests.
@@ -80,4 +80,13 @@ pub enum Refusal {
 pub(crate) struct Ticket {
     pub session: u64,
     pub request: u64,
+}
+
+/// What may come behind the batches of an `execute`, in `app_metadata` of a piece of Flight data without a header.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Trailer {
+    /// The fragment failed: the last piece.
+    Failed(ShardError),
+    /// What its operators did, for who asked.
+    Report(Vec<OperatorCounts>),
 }

@@ -9,12 +9,12 @@ use arrow_flight::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use cortex_shard_api::{ShardError, ShardId, client::BatchStream};
+use cortex_shard_api::{ShardError, ShardId};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Shared;
-use crate::protocol::{Ticket, frame};
+use super::{Shared, session::Batches};
+use crate::protocol::{Ticket, Trailer, frame};
 
 /// Bytes that one piece of Flight data should have: larger batches are cut by rows.
 const PIECE_BYTES: usize = 1 << 20;
@@ -139,19 +139,30 @@ impl FlightService for Flight {
     }
 }
 
-/// Batches as Flight data; an error is the last piece.
+/// Batches as Flight data; an error or the report is the last piece.
 fn pieces(
     shard: ShardId,
-    batches: BatchStream,
+    batches: Batches,
 ) -> impl Stream<Item = Result<FlightData, Status>> + Send {
+    let Batches { stream, report } = batches;
+    // Read when the batches are over: it is there then, or never will be.
+    let report = report.map(|report| {
+        futures::stream::once(async move {
+            let operators = report.operators()?.to_vec();
+            Some(trailer(&Trailer::Report(operators)))
+        })
+        .filter_map(std::future::ready)
+    });
+    let report = futures::stream::iter(report).flatten();
     FlightDataEncoderBuilder::new()
         .with_max_flight_data_size(PIECE_BYTES)
         .with_dictionary_handling(arrow_flight::encode::DictionaryHandling::Resend)
-        .build(batches.map_err(|error| FlightError::ExternalError(Box::new(error))))
+        .build(stream.map_err(|error| FlightError::ExternalError(Box::new(error))))
         .map(move |piece| match piece {
             Ok(piece) => Ok(piece),
             Err(error) => error_piece(shard, error),
         })
+        .chain(report)
 }
 
 fn error_piece(shard: ShardId, error: FlightError) -> Result<FlightData, Status> {
@@ -162,6 +173,10 @@ fn error_piece(shard: ShardId, error: FlightError) -> Result<FlightData, Status>
         },
         other => ShardError::Internal { shard, what: other.to_string() },
     };
-    let error = frame::encode(&error).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(FlightData { app_metadata: Bytes::from(error), ..FlightData::default() })
+    trailer(&Trailer::Failed(error))
+}
+
+fn trailer(trailer: &Trailer) -> Result<FlightData, Status> {
+    let trailer = frame::encode(trailer).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(FlightData { app_metadata: Bytes::from(trailer), ..FlightData::default() })
 }

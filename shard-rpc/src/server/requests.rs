@@ -20,12 +20,13 @@ use cortex_shard_api::{
     },
     copies::ChangesRequest,
     moves::{ApplyMoving, HoldRanges, MovingFrom, MovingRequest, TableRanges},
+    report::FragmentReport,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::Serialize;
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::session::{Session, Turn};
+use super::session::{Batches, Session, Turn};
 use crate::protocol::{
     FRAME_BYTES_MAX, TABLES_MAX,
     call::{Call, Ranges, Scan, TableNumber, TxnUse},
@@ -242,16 +243,18 @@ fn work(session: &Arc<Session>, tables: &Tables, id: u64, call: Call) -> Result<
     let shard = &session.shard;
     Ok(match call {
         Call::Status => ask(shard, |shard| async move { shard.status().await }),
-        Call::OpenSnapshot(context) => {
+        Call::OpenSnapshot { context, tables: wanted } => {
             if !session.has_room() {
                 return Err(NotStarted::Refused(ShardError::LimitExceeded {
                     what: "number of open snapshots".to_owned(),
                     limit: "a connection's".to_owned(),
                 }));
             }
-            let session = session.clone();
+            let wanted: Result<Vec<_>, Wrong> =
+                wanted.into_iter().map(|table| tables.get(table)).collect();
+            let (session, wanted) = (session.clone(), wanted?);
             ask(shard, |shard| async move {
-                let snapshot = shard.open_snapshot(&context).await?;
+                let snapshot = shard.open_snapshot(&context, &wanted).await?;
                 session.keep_snapshot(snapshot);
                 Ok(snapshot)
             })
@@ -265,14 +268,16 @@ fn work(session: &Arc<Session>, tables: &Tables, id: u64, call: Call) -> Result<
             let request = ScanRowsRequest { context, spec: tables.scan(scan)?, reverse };
             ask(shard, |shard| async move { shard.scan_rows(request).await })
         }
-        Call::Execute { context, version, fragment } => {
+        Call::Execute { context, version, fragment, report } => {
             let fragment = Fragment::Bytes { version, bytes: fragment };
-            let request = FragmentRequest { context, fragment };
+            let report = report.then(Arc::<FragmentReport>::default);
+            let request = FragmentRequest { context, fragment, report: report.clone() };
             let session = session.clone();
             ask(shard, move |shard| async move {
                 let forget = Unfetched { session: session.clone(), id, is_running: false };
                 let batches = shard.execute(request).await?;
-                session.keep_batches(id, ahead(shard.id(), batches))?;
+                let stream = ahead(shard.id(), batches);
+                session.keep_batches(id, Batches { stream, report })?;
                 forget.runs();
                 Ok(())
             })

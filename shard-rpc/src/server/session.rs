@@ -20,6 +20,7 @@ use bytes::Bytes;
 use cortex_shard_api::{
     ShardError, SnapshotId, TxnId,
     client::{BatchStream, ShardClient},
+    report::FragmentReport,
 };
 use futures::{FutureExt, Stream, future::BoxFuture, task::noop_waker};
 use parking_lot::Mutex;
@@ -100,11 +101,18 @@ struct Running {
     is_uncancellable: bool,
 }
 
+/// What a fragment makes.
+pub(super) struct Batches {
+    pub stream: BatchStream,
+    /// Filled before the end of the stream, if the client asked for it.
+    pub report: Option<Arc<FragmentReport>>,
+}
+
 enum Fragment {
     /// It runs, and waits for `DoGet`.
-    Ready(BatchStream),
+    Ready(Batches),
     /// `DoGet` waits for it.
-    Awaited(oneshot::Sender<BatchStream>),
+    Awaited(oneshot::Sender<Batches>),
 }
 
 impl Session {
@@ -176,7 +184,7 @@ impl Session {
     }
 
     /// Hands a fragment's batches to whoever asks, or asked, for them.
-    pub fn keep_batches(&self, id: u64, batches: BatchStream) -> Result<(), ShardError> {
+    pub fn keep_batches(&self, id: u64, batches: Batches) -> Result<(), ShardError> {
         let mut state = self.state.lock();
         if state.has_ended {
             return Ok(());
@@ -206,7 +214,7 @@ impl Session {
     }
 
     /// The batches of a request, for `DoGet`; waits until it runs. `None`: it does not.
-    pub async fn batches(&self, id: u64) -> Option<BatchStream> {
+    pub async fn batches(&self, id: u64) -> Option<Batches> {
         let answer = {
             let mut state = self.state.lock();
             if state.has_ended {

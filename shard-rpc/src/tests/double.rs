@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use cortex_shard_api::{
         ApplyMoving, HoldRanges, MovePosition, MovingRequest, MovingRows, RangeChecksum,
         TableRanges,
     },
+    report::OperatorCounts,
     value::Datum,
 };
 use futures::StreamExt;
@@ -190,8 +192,12 @@ impl ShardClient for Double {
         })
     }
 
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
-        self.ask("open_snapshot", format!("{context:?}")).await?;
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
+        self.ask("open_snapshot", format!("{context:?} {tables:?}")).await?;
         self.enter(context);
         let id = SnapshotId(self.counter.fetch_add(1, Ordering::SeqCst));
         self.snapshots.lock().insert(id);
@@ -227,8 +233,16 @@ impl ShardClient for Double {
         let (what, n) = text.split_once(' ').expect("two words");
         let n: u64 = n.parse().expect("a number");
         let some = batches(n, self.batches_polled.clone());
+        // Behind the batches, as a shard does it.
+        let report = request.report.clone();
+        let told = futures::stream::poll_fn(move |_| {
+            if let Some(report) = &report {
+                report.fill(vec![OperatorCounts { rows: n, nanos: 17 }]);
+            }
+            Poll::Ready(None)
+        });
         Ok(match what {
-            "batches" => some,
+            "batches" => Box::pin(some.chain(told)),
             "fail" => {
                 let error = ShardError::Conflict { reason: "a test".to_owned() };
                 Box::pin(some.chain(futures::stream::once(async { Err(error) })))

@@ -184,7 +184,8 @@ async fn requests_that_cannot_be_right_are_refused() {
         assert!(matches!(answer, Err(ShardError::TransactionLost { .. })));
     }
     let context = RequestContext { snapshot: Some(SnapshotId(1)), ..context() };
-    let message = frames(&[(4, Kind::Call, encoded(&Call::OpenSnapshot(context)))]);
+    let message =
+        frames(&[(4, Kind::Call, encoded(&Call::OpenSnapshot { context, tables: vec![] }))]);
     let mut answers = talk(&served, vec![hello(VERSION), message]).await.expect("headers");
     welcome(&mut answers).await;
     assert!(matches!(error_of(&mut answers, 4).await, ShardError::Unavailable { .. }));

@@ -119,7 +119,7 @@ async fn a_dead_link_is_noticed_on_both_sides() {
     let (address, is_silent) = proxy(served.address).await;
     let endpoint = Endpoint { address: address.to_string(), ..served.endpoint() };
     let shard = RemoteShard::connect_lazy(endpoint, quick());
-    let snapshot = shard.open_snapshot(&Default::default()).await.expect("a snapshot");
+    let snapshot = shard.open_snapshot(&Default::default(), &[]).await.expect("a snapshot");
     assert_eq!(served.shard.snapshots.lock().len(), 1);
     let mut batches = shard.execute(fragment("hang 1")).await.expect("batches");
     batches.next().await.expect("one").expect("a batch");

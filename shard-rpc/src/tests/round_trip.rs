@@ -18,6 +18,7 @@ use cortex_shard_api::{
     moves::{
         ApplyMoving, HoldRanges, MovePosition, MovedRow, MovingFrom, MovingRequest, TableRanges,
     },
+    report::{FragmentReport, OperatorCounts},
     value::Datum,
 };
 use futures::{StreamExt, TryStreamExt};
@@ -45,7 +46,7 @@ fn key(text: &'static str) -> Bytes {
 
 pub(super) fn fragment(text: &'static str) -> FragmentRequest {
     let fragment = Fragment::Bytes { version: 2, bytes: key(text) };
-    FragmentRequest { context: context(), fragment }
+    FragmentRequest { context: context(), fragment, report: None }
 }
 
 /// Calls, and checks that the shard saw what was sent.
@@ -144,6 +145,10 @@ async fn every_request_arrives_whole() {
     assert_eq!((stats.rows, stats.bytes), (12, 13));
     assert_eq!(arrives!(served, "storages", "", shard.storages()), [StorageId(14)]);
 
+    let tables = [t.clone(), table(6, 1)];
+    let sent = format!("{:?} {tables:?}", context());
+    arrives!(served, "open_snapshot", sent, shard.open_snapshot(&context(), &tables));
+
     let request = ChangesRequest::Log { cursor: CopyCursor::default(), wait: Duration::ZERO };
     let sent = format!("{request:?}");
     arrives!(served, "read_changes", sent, shard.read_changes(request));
@@ -236,7 +241,7 @@ async fn errors_come_back_as_they_were() {
 async fn snapshots_are_named_and_closed() {
     let served = Served::start().await;
     let shard = served.client().await;
-    let snapshot = shard.open_snapshot(&context()).await.expect("a snapshot");
+    let snapshot = shard.open_snapshot(&context(), &[]).await.expect("a snapshot");
     let remote = *served.shard.snapshots.lock().iter().next().expect("open");
     assert_ne!(snapshot, remote);
     let context = RequestContext { snapshot: Some(snapshot), ..context() };
@@ -255,7 +260,7 @@ async fn snapshots_are_named_and_closed() {
     // One that nobody waits for any more is closed, too.
     served.shard.held.lock().insert("open_snapshot");
     let plain = self::context();
-    let opening = tokio::time::timeout(Duration::from_millis(50), shard.open_snapshot(&plain));
+    let opening = tokio::time::timeout(Duration::from_millis(50), shard.open_snapshot(&plain, &[]));
     opening.await.expect_err("it is held");
     served.shard.gate.add_permits(1);
     eventually("done", || served.shard.has_asked("open_snapshot done")).await;
@@ -283,6 +288,32 @@ async fn batches_come_in_order_and_end() {
     let rows = shard.execute(fragment("rows 42")).await.expect("batches");
     let rows: Vec<_> = rows.try_collect().await.expect("no error");
     assert_eq!(rows[0].num_rows(), 42, "a batch without columns counts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_comes_behind_the_batches_for_who_asks() {
+    let served = Served::start().await;
+    let shard = served.client().await;
+    let report = Arc::new(FragmentReport::default());
+    let asking = || FragmentRequest { report: Some(report.clone()), ..fragment("batches 3") };
+    let mut batches = shard.execute(asking()).await.expect("batches");
+    batches.next().await.expect("one").expect("a batch");
+    assert!(report.operators().is_none(), "two batches are left");
+    drop(batches);
+    let batches = shard.execute(asking()).await.expect("batches");
+    assert_eq!(batches.try_collect::<Vec<_>>().await.expect("no error").len(), 3);
+    assert_eq!(report.operators(), Some(&[OperatorCounts { rows: 3, nanos: 17 }][..]));
+    assert!(served.shard.last().contains("report: true"));
+    shard.execute(fragment("batches 3")).await.expect("batches");
+    assert!(served.shard.last().contains("report: false"));
+    // No rows, and one that fails.
+    for (what, is_there) in [("batches 0", true), ("fail 1", false)] {
+        let report = Arc::new(FragmentReport::default());
+        let request = FragmentRequest { report: Some(report.clone()), ..fragment(what) };
+        let batches = shard.execute(request).await.expect("batches");
+        let ended = batches.try_collect::<Vec<_>>().await;
+        assert_eq!((ended.is_ok(), report.operators().is_some()), (is_there, is_there), "{what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

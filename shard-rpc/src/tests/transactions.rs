@@ -109,7 +109,7 @@ async fn a_transaction_does_not_survive_a_reconnect() {
     let address = served.address.to_string();
     get(&shard, in_txn(1)).await.expect("begun");
     get(&shard, in_txn(2)).await.expect("begun");
-    let snapshot = shard.open_snapshot(&in_txn(3)).await.expect("a snapshot");
+    let snapshot = shard.open_snapshot(&in_txn(3), &[]).await.expect("a snapshot");
     let double = served.stop().await;
     // The server has ended what the connection had begun, before it returned.
     assert!(double.txns.lock().is_empty(), "{:?}", double.asked());

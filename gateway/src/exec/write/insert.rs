@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cortex_planner::{
-    bind::write::{BoundConflict, BoundInsert, InsertSource},
-    operators::partial,
-};
+use cortex_planner::bind::write::{BoundConflict, BoundInsert, InsertSource};
 use cortex_shard_api::{
     ShardId,
     client::{OnConflict, Row, WriteOp},
@@ -61,7 +58,8 @@ impl Session {
         sender.finish(self, run).await
     }
 
-    /// The query that a write reads its rows from, on one snapshot per shard that does not see what the write does.
+    /// The query that a write reads its rows from. It reads on each shard what is there when it begins, before the first row has
+    /// come: it does not see what the write does.
     pub(super) async fn source(
         &mut self,
         query: &QueryPlan,
@@ -69,12 +67,7 @@ impl Session {
     ) -> Result<Batches, PgError> {
         let query_run = self.query_run(self.read_base())?;
         let physical = physical_plan(&query_run, query, &run.types, &run.parameters).await?;
-        // Pinned before the first row is written, so that the statement cannot meet its own rows; and after planning, which
-        // finds out what the snapshots must show.
-        for shard in partial::shards_of(&physical) {
-            query_run.context.context(shard).await?;
-        }
-        query_run.stream(physical)
+        Ok(query_run.stream(physical))
     }
 }
 

@@ -79,6 +79,10 @@ pub struct Faults {
     writes: AtomicU64,
     /// So many fragments are refused as if the schema had just changed, after the first `fresh` ones.
     stale: Mutex<(u64, u64)>,
+    /// Reading requests by name, since they were read last.
+    asked: Mutex<BTreeMap<&'static str, u64>>,
+    /// Requests that open something wait for each other until so many are there.
+    together: AtomicU64,
     shards: Mutex<BTreeMap<ShardId, Seen>>,
     clients: Mutex<BTreeMap<ShardId, Arc<dyn ShardClient>>>,
 }
@@ -138,6 +142,32 @@ impl Faults {
                 *left = (fresh - 1, stale);
                 false
             }
+        }
+    }
+
+    /// Reading requests that reached a shard, by name; counts anew.
+    pub fn asked(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ask(&self, name: &'static str) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked.entry(name).or_default() += 1;
+    }
+
+    /// The next `n` requests that open a snapshot or a fragment go on when all of them are there.
+    pub fn expect_together(&self, n: u64) {
+        self.together.store(n, Ordering::SeqCst);
+    }
+
+    async fn come_together(&self) {
+        let left = |left: u64| left.checked_sub(1);
+        // Nobody is awaited.
+        if self.together.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_err() {
+            return;
+        }
+        while self.together.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -324,9 +354,18 @@ impl ShardClient for Faulty {
         self.committing(self.shard.commit(txn)).await
     }
 
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
         self.arrive_in(context.txn).await?;
-        self.answer(self.shard.open_snapshot(context).await)
+        self.faults.ask("open_snapshot");
+        self.faults.come_together().await;
+        if !tables.is_empty() && self.faults.is_stale() {
+            return Err(ShardError::StaleEpoch { shard: self.id(), current: 0 });
+        }
+        self.answer(self.shard.open_snapshot(context, tables).await)
     }
 
     fn close_snapshot(&self, snapshot: SnapshotId) {
@@ -335,11 +374,13 @@ impl ShardClient for Faulty {
 
     async fn get(&self, request: GetRequest) -> Result<Vec<Option<StoredRow>>, ShardError> {
         self.arrive_in(request.context.txn).await?;
+        self.faults.ask("get");
         self.answer(self.shard.get(request).await)
     }
 
     async fn scan_rows(&self, request: ScanRowsRequest) -> Result<Vec<StoredRow>, ShardError> {
         self.arrive_in(request.context.txn).await?;
+        self.faults.ask("scan_rows");
         self.answer(self.shard.scan_rows(request).await)
     }
 
@@ -350,6 +391,8 @@ impl ShardClient for Faulty {
             request.fragment = Fragment::Bytes { version, bytes };
         }
         self.arrive_in(request.context.txn).await?;
+        self.faults.ask("execute");
+        self.faults.come_together().await;
         if self.faults.is_stale() {
             return Err(ShardError::StaleEpoch { shard: self.id(), current: 0 });
         }
@@ -417,6 +460,7 @@ impl ShardClient for Faulty {
 
     async fn storage_stats(&self, storage: StorageId) -> Result<StorageStats, ShardError> {
         self.arrive().await?;
+        self.faults.ask("storage_stats");
         self.answer(self.shard.storage_stats(storage).await)
     }
 

@@ -223,9 +223,13 @@ impl ShardClient for Flaky {
         self.shard.status().await
     }
 
-    async fn open_snapshot(&self, context: &RequestContext) -> Result<SnapshotId, ShardError> {
+    async fn open_snapshot(
+        &self,
+        context: &RequestContext,
+        tables: &[Arc<TableDescriptor>],
+    ) -> Result<SnapshotId, ShardError> {
         self.arrive()?;
-        self.shard.open_snapshot(context).await
+        self.shard.open_snapshot(context, tables).await
     }
 
     fn close_snapshot(&self, snapshot: SnapshotId) {

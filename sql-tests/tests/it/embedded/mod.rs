@@ -11,6 +11,7 @@ mod faulty;
 mod flaky;
 mod moves;
 mod reference;
+mod requests;
 mod simulation;
 mod stale;
 

@@ -161,7 +161,7 @@ macro_rules! mortal {
 
 mortal! {
     fn status() -> ShardStatus, txn None;
-    fn open_snapshot(context: &RequestContext) -> SnapshotId, txn context.txn;
+    fn open_snapshot(context: &RequestContext, tables: &[Arc<TableDescriptor>]) -> SnapshotId, txn context.txn;
     fn get(request: GetRequest) -> Vec<Option<StoredRow>>, txn request.context.txn;
     fn scan_rows(request: ScanRowsRequest) -> Vec<StoredRow>, txn request.context.txn;
     fn execute(request: FragmentRequest) -> BatchStream, txn request.context.txn;
