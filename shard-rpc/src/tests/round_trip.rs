@@ -304,7 +304,7 @@ async fn a_report_comes_behind_the_batches_for_who_asks() {
     assert_eq!(batches.try_collect::<Vec<_>>().await.expect("no error").len(), 3);
     assert_eq!(report.operators(), Some(&[OperatorCounts { rows: 3, nanos: 17 }][..]));
     assert!(served.shard.last().contains("report: true"));
-    shard.execute(fragment("batches 3")).await.expect("batches");
+    drop(shard.execute(fragment("batches 3")).await.expect("batches"));
     assert!(served.shard.last().contains("report: false"));
     // No rows, and one that fails.
     for (what, is_there) in [("batches 0", true), ("fail 1", false)] {
