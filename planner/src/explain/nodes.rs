@@ -146,11 +146,10 @@ fn actual(plan: &dyn ExecutionPlan) -> Actual {
 }
 
 fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) -> Node {
-    let reports = fragment.reports();
-    let reports = Reports {
-        shards: reports.filter_map(|(shard, it)| Some((shard, it.operators()?))).collect(),
-        next: Cell::new(0),
-    };
+    let told = fragment.reports().filter_map(|(shard, it)| Some((shard, it.operators()?)));
+    let reports = Reports { shards: told.collect(), next: Cell::new(0) };
+    let untold = fragment.reports().filter(|(_, report)| report.operators().is_none());
+    let untold: Vec<String> = untold.map(|(shard, _)| shard.to_string()).collect();
     let metrics = fragment.metrics().filter(|_| analyze).unwrap_or_default();
     let shards: Vec<(ShardId, Actual)> = if analyze {
         let shards = fragment.shards().iter().enumerate();
@@ -160,12 +159,17 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
     };
     let broadcasts = fragment.broadcasts().iter();
     let numbers = fragment.shards().iter().map(|shard| shard.to_string());
+    let mut details = vec![("shards", list(numbers))];
+    if analyze && !untold.is_empty() {
+        // Whoever reads had enough: what these had done by then is not known.
+        details.push(("stopped", list(untold.into_iter())));
+    }
     let here = if analyze { Counted::Here } else { Counted::Not };
     let inside = if analyze { Counted::InShards(&reports) } else { Counted::Not };
     Node {
         name: "ShardFragment".to_owned(),
         node_type: "Custom Scan",
-        details: vec![("shards", list(numbers))],
+        details,
         actual: analyze.then(|| Actual { rows: metrics.output_rows().unwrap_or(0), time: None }),
         shards,
         children: [build(fragment.fragment(), inside, names)]

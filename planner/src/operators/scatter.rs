@@ -177,7 +177,7 @@ impl ShardFragmentExec {
         &self.shards
     }
 
-    /// What the operators did on each shard that was asked and ran its part to the end.
+    /// What the operators did on each shard that was asked; empty where a part was not run to its end.
     pub fn reports(&self) -> impl Iterator<Item = (ShardId, &FragmentReport)> {
         let parts = self.shards.iter().copied().zip(self.parts.iter());
         parts.filter_map(|(shard, part)| Some((shard, &**part.report.get()?)))
@@ -458,6 +458,7 @@ impl ShardFragmentExec {
                 (None, None) => return internal_err!("a fragment without a request"),
             };
             let Answer { batches, elapsed } = answer;
+            let batches = if statement.wants_reports() { one_ahead(batches) } else { batches };
             // The snapshot stays open as long as the stream is read.
             Ok::<_, DataFusionError>(batches.map(move |batch| {
                 let _held = (&statement, &elapsed);
@@ -469,6 +470,23 @@ impl ShardFragmentExec {
         .try_flatten();
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(output, answers))))
     }
+}
+
+/// Each batch when the next one is there, or the end. Who has the rows it wanted stops reading before the end, and a report comes
+/// with it.
+fn one_ahead(batches: BatchStream) -> BatchStream {
+    let ahead = stream::unfold((Some(batches), None), |(mut batches, held)| async move {
+        let current = match held {
+            Some(held) => held,
+            None => batches.as_mut()?.next().await?,
+        };
+        let next = match &mut batches {
+            Some(batches) => batches.next().await,
+            None => None,
+        };
+        Some((current, (batches.filter(|_| next.is_some()), next)))
+    });
+    Box::pin(ahead)
 }
 
 pub(super) fn external(error: ShardError) -> DataFusionError {
