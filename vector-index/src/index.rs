@@ -75,6 +75,14 @@ pub struct Hit {
     pub distance: f64,
 }
 
+impl Hit {
+    /// The order of answers, also of those merged from several indexes: by (distance, key), NaN last.
+    #[must_use]
+    pub fn order(&self, other: &Self) -> std::cmp::Ordering {
+        self.distance.total_cmp(&other.distance).then_with(|| self.key.cmp(&other.key))
+    }
+}
+
 /// How a search went about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strategy {
@@ -204,6 +212,7 @@ pub trait VectorIndex: Send + Sync {
     fn search(&self, query: &[f32], request: &Request<'_>) -> Result<Answer>;
 
     /// The same bit by bit, for as long as somebody wants more. `k` of the request is not used.
+    /// While there is a cursor, slots of collected entries are not used again.
     fn cursor<'a>(
         &'a self,
         query: &[f32],

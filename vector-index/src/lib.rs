@@ -49,7 +49,7 @@ pub use index::{
     Statistics, Strategy, VectorIndex,
 };
 pub use kernels::kernel_name;
-pub use make::{Point, build, create, open};
+pub use make::{Point, build, create, distance, open};
 pub use options::{
     DIM_MAX, EF_CONSTRUCTION_MAX, EF_CONSTRUCTION_MIN, EXACT_BELOW_DEFAULT, Element, Engine, M_MAX,
     M_MIN, Metric, Options, Quantization,

@@ -243,10 +243,10 @@ impl VectorIndex for Library {
     }
 
     fn cost(&self, request: &Request<'_>) -> Cost {
-        let cost = plan::choose(request, self.store.counts().n_open);
+        let cost = plan::choose(request, self.store.counts().n_open, self.store.record_lines());
         match cost.strategy {
-            // The library filters what it meets, and knows no other way.
-            Strategy::InFilter => Cost { strategy: Strategy::PostFilter, ..cost },
+            // The library filters what it meets, which takes long where little matches.
+            Strategy::InFilter => Cost { strategy: plan::exact(request.filter), ..cost },
             Strategy::ExactAll
             | Strategy::ExactMatching
             | Strategy::Traversal

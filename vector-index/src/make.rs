@@ -4,9 +4,11 @@ use crate::{
     error::Result,
     graph::Graph,
     index::VectorIndex,
+    kernels,
     library::Library,
-    options::{Engine, Options},
+    options::{Engine, Options, Quantization},
     parallel::{cores, in_parallel},
+    quantize::{Probe, rank_of},
     store::{
         Store,
         slots::{Kind, OPEN},
@@ -62,6 +64,21 @@ pub fn open(options: &Options, bytes: &[u8]) -> Result<(Box<dyn VectorIndex>, u6
             (Box::new(index), applied)
         }
     })
+}
+
+/// The distance of two vectors as an index with these options computes it, for rows that are not in one yet.
+pub fn distance(options: &Options, a: &[f32], b: &[f32]) -> Result<f64> {
+    let plain = Options { quantization: Quantization::None, ..*options };
+    let (a, b) = (Probe::new(&plain, a)?, Probe::new(&plain, b)?);
+    let kernels = kernels::best();
+    let rank = rank_of(
+        options.metric,
+        &a,
+        b.norm2,
+        || kernels.dot_f32(&b.values, &a.values),
+        || kernels.l2_f32(&b.values, &a.values),
+    );
+    Ok(options.metric.distance(rank + 0.0))
 }
 
 /// Puts every entry that has not ended at or before `oldest` into another index.

@@ -99,6 +99,25 @@ pub(crate) fn length(metric: Metric, norm2: f32) -> f32 {
     }
 }
 
+/// What orders answers, from full vectors. NaN where the metric has no value, which sorts last.
+pub(crate) fn rank_of(
+    metric: Metric,
+    probe: &Probe,
+    norm2: f32,
+    dot: impl Fn() -> f32,
+    l2: impl Fn() -> f32,
+) -> f64 {
+    let rank = match metric {
+        Metric::L2 => f64::from(l2()),
+        Metric::InnerProduct => -f64::from(dot()),
+        Metric::Cosine => {
+            let norms = f64::from(norm2) * f64::from(probe.norm2);
+            -(f64::from(dot()) / norms.sqrt()).clamp(-1.0, 1.0)
+        }
+    };
+    if rank.is_nan() { f64::NAN.abs() } else { rank }
+}
+
 /// How far rounding may move any of our sums over `dim` values, relative to the product of the lengths.
 ///
 /// A sum runs in at least 16 lanes, so each lane adds `dim / 16` products, and the rest are a few operations.

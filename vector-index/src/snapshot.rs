@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, io::Write, sync::atomic::Ordering::*};
 
+use parking_lot::MutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -32,6 +33,8 @@ pub(crate) struct Links<'a> {
     pub(crate) entry: Option<(u32, usize)>,
     pub(crate) root: u32,
     pub(crate) level: &'a dyn Fn(u32) -> usize,
+    /// Holds a node's list of links still: one that is being rewritten may be read with a link missing.
+    pub(crate) lock: &'a dyn Fn(u32) -> MutexGuard<'a, ()>,
 }
 
 /// What an opened snapshot says beside its entries.
@@ -146,6 +149,7 @@ fn encode(
     if kind != Kind::Linked {
         return;
     }
+    let _lock = (links.lock)(id);
     for layer in 0..=(links.level)(id) {
         let ids: Vec<u32> = slots.neighbours(id, layer).filter(|&other| other < n_slots).collect();
         block.push(ids.len() as u8);
@@ -237,8 +241,8 @@ pub(crate) fn read(
         return Err(Error::Damaged { what: "it does not end as one" });
     }
     store.restore_keys()?;
-    if level.is_some() {
-        link(store, n_slots, root, entry, graph)?;
+    if let Some(level) = level {
+        link(store, n_slots, root, entry, graph, level)?;
     }
     Ok(Opened { applied, entry: (entry != NONE).then_some(entry), root })
 }
@@ -265,9 +269,9 @@ fn decode(
             store.restore(None, &n_layers)?;
             return Ok(());
         }
-        1 => Kind::Placed,
-        2 => Kind::Linked,
-        3 => Kind::Twin,
+        1 if level.is_none() => Kind::Placed,
+        2 if level.is_some() => Kind::Linked,
+        3 if level.is_some() => Kind::Twin,
         4 => Kind::Loose,
         _ => return Err(Error::Damaged { what: "unknown kind of slot" }),
     };
@@ -301,7 +305,14 @@ fn decode(
     Ok(())
 }
 
-fn link(store: &Store, n_slots: u32, root: u32, entry: u32, graph: VecDeque<Node>) -> Result<()> {
+fn link(
+    store: &Store,
+    n_slots: u32,
+    root: u32,
+    entry: u32,
+    graph: VecDeque<Node>,
+    level: &dyn Fn(u32) -> usize,
+) -> Result<()> {
     let mut kinds = vec![Kind::Empty; n_slots as usize];
     for node in &graph {
         kinds[node.id as usize] = node.kind;
@@ -329,7 +340,7 @@ fn link(store: &Store, n_slots: u32, root: u32, entry: u32, graph: VecDeque<Node
             slots.n_children(node.parent).fetch_add(1, Relaxed);
         }
         for (layer, ids) in node.layers.iter().enumerate() {
-            if !ids.iter().all(|&id| is(id, Kind::Linked)) {
+            if !ids.iter().all(|&id| is(id, Kind::Linked) && level(id) >= layer) {
                 return Err(Error::Damaged { what: "a link leads nowhere" });
             }
             slots.set_links(node.id, layer, ids);

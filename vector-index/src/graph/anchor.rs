@@ -94,10 +94,10 @@ impl Graph {
         if near.iter().any(|&(_, node)| node == id) || slots.parent(id) == NONE {
             return;
         }
-        let parent = near
-            .iter()
-            .map(|&(_, node)| node)
-            .find(|&node| !is_below(slots, node, id) && self.reserve_child(slots, node));
+        let parent = near.iter().map(|&(_, node)| node).find(|&node| {
+            !is_below(slots, node, id)
+                && self.reserve_child(slots, node, self.store.options.m as u32)
+        });
         let Some(parent) = parent else { return };
         slots.n_children(slots.parent(id)).fetch_sub(1, AcqRel);
         slots.set_parent(id, parent);

@@ -118,11 +118,12 @@ impl Graph {
         self.root.store(root, Release);
     }
 
-    /// Gives every node below a doomed one another parent, near it if possible.
+    /// Gives every node below a doomed one another parent, near it if possible. A second root gets one, too.
     fn find_parents(&self, slots: &Slots) {
         let is_orphan = |id: u32| {
             let parent = slots.parent(id);
-            is_linkable(slots, id) && parent != NONE && !is_linkable(slots, parent)
+            let is_child = parent != NONE && is_linkable(slots, parent);
+            is_linkable(slots, id) && !is_child && id != self.root.load(Acquire)
         };
         for id in (0..self.store.n_slots()).filter(|&id| is_orphan(id)) {
             let mut near = self.around(slots, id, 0);
@@ -132,7 +133,7 @@ impl Graph {
                 node != id
                     && is_linkable(slots, node)
                     && !is_below(slots, node, id)
-                    && self.reserve_child(slots, node)
+                    && self.reserve_child(slots, node, self.store.options.m as u32)
             });
             // The root is never below anything, but may have no room; then the tree has another node that has.
             let parent = parent.unwrap_or_else(|| self.root.load(Acquire));

@@ -10,6 +10,9 @@ use crate::{
     store::slots::{Kind, NONE, Slots},
 };
 
+/// Times a node without a parent asks again: far longer than another one takes to be linked.
+const ADOPTIONS_MAX: usize = 1_000;
+
 /// A candidate to link to: its rank to the node, and the node.
 type Candidate = (f32, u32);
 
@@ -131,15 +134,17 @@ impl Graph {
             ids.push(parent);
         }
         slots.set_links(id, 0, &ids);
+        // Before it is a node, so that whoever prunes its list knows what to keep.
+        slots.set_parent(id, parent.unwrap_or(NONE));
         slots.set_kind(id, Kind::Linked, NONE);
         let Some(parent) = parent else {
-            // Every node is on its way out: a new graph begins beside the old one.
+            // Every node is on its way out: a new graph begins beside the old one. Should there be one left after all, the next
+            // collection joins the two.
             let _lock = self.entry_lock.lock();
             self.root.store(id, Release);
             self.set_entry(Some((id, self.level(id))));
             return;
         };
-        slots.set_parent(id, parent);
         self.link_back(slots, parent, id, 0);
         for &node in ids.iter().filter(|&&node| node != parent) {
             self.link_back(slots, node, id, 0);
@@ -154,14 +159,27 @@ impl Graph {
         chosen: &[Candidate],
         nearest: &[Candidate],
     ) -> Option<u32> {
-        let anywhere = (0..self.store.n_slots()).filter(|&node| node != id);
-        let near = chosen.iter().chain(nearest).map(|&(_, node)| node);
-        near.chain(anywhere).find(|&node| self.reserve_child(slots, node))
+        let m = self.store.options.m as u32;
+        for _ in 0..ADOPTIONS_MAX {
+            // Half of the links are left to what is near: the tree must not crowd it out. Only where nothing else has room it
+            // may take all but the one to a node's own parent.
+            for children_max in [m, 2 * m - 1] {
+                let near = chosen.iter().chain(nearest).map(|&(_, node)| node);
+                let anywhere = (0..self.store.n_slots()).filter(|&node| node != id);
+                let parent = near
+                    .chain(anywhere)
+                    .find(|&node| self.reserve_child(slots, node, children_max));
+                if parent.is_some() {
+                    return parent;
+                }
+            }
+            // The first nodes of a graph may be full of nodes that others are about to link.
+            std::thread::yield_now();
+        }
+        None
     }
 
-    pub(super) fn reserve_child(&self, slots: &Slots, node: u32) -> bool {
-        // Half of the links are left to what is near: the tree must not crowd it out.
-        let children_max = self.store.options.m as u32;
+    pub(super) fn reserve_child(&self, slots: &Slots, node: u32, children_max: u32) -> bool {
         let _lock = self.stripe(node).lock();
         let n = slots.n_children(node).load(Acquire);
         let has_room = slots.kind(node) == Kind::Linked && n < children_max;
@@ -192,7 +210,9 @@ impl Graph {
     pub(super) fn prune(&self, slots: &Slots, node: u32, layer: usize, ids: &[u32]) -> Vec<u32> {
         let is_tree =
             |id: u32| layer == 0 && (slots.parent(node) == id || slots.parent(id) == node);
-        let (kept, rest): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| is_tree(id));
+        // What is on its way out has lost its place in the tree, too.
+        let (kept, rest): (Vec<u32>, Vec<u32>) =
+            ids.iter().filter(|&&id| is_linkable(slots, id)).partition(|&&id| is_tree(id));
         let mut candidates: Vec<Candidate> =
             rest.iter().map(|&id| (slots.rank_between(node, id), id)).collect();
         candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));

@@ -20,6 +20,8 @@ mod anchor;
 mod collect;
 mod cursor;
 mod insert;
+#[cfg(test)]
+mod tests;
 mod traverse;
 mod visited;
 
@@ -35,7 +37,7 @@ use crate::{
     error::Result,
     flat::{self, Matcher, Ranked},
     index::{
-        Answer, Applied, Collected, Cost, Counts, Cursor, Request, Statistics, Strategy,
+        Answer, Applied, Collected, Cost, Counts, Cursor, Filter, Request, Statistics, Strategy,
         VectorIndex,
     },
     make::copy_entries,
@@ -141,10 +143,13 @@ impl Graph {
         let exact = |spent: &mut Statistics| {
             flat::search(&self.store, slots, probe, request.k, request.at, request.filter, spent)
         };
-        let planned = if probe.loose { Strategy::ExactAll } else { self.cost(request).strategy };
-        let hits = match planned {
+        let mut planned = self.cost(request);
+        if probe.loose {
+            planned.strategy = plan::exact(request.filter);
+        }
+        let hits = match planned.strategy {
             Strategy::ExactAll | Strategy::ExactMatching => {
-                spent.strategy = planned;
+                spent.strategy = planned.strategy;
                 exact(spent)
             }
             Strategy::Traversal | Strategy::PostFilter | Strategy::InFilter => {
@@ -164,7 +169,7 @@ impl Graph {
         slots: &Slots,
         probe: &Probe,
         request: &Request<'_>,
-        planned: Strategy,
+        planned: Cost,
         spent: &mut Statistics,
     ) -> Option<Vec<crate::index::Hit>> {
         let matcher = Matcher::new(request.at, request.filter);
@@ -189,13 +194,13 @@ impl Graph {
         (ranked.len() >= request.k).then(|| flat::hits(ranked, self.metric()))
     }
 
-    /// Entries of the graph that count and are near. A plain walk that meets too few that match goes on inside the filter.
+    /// Entries of the graph that count and are near.
     fn find(
         &self,
         slots: &Slots,
         probe: &Probe,
         request: &Request<'_>,
-        planned: Strategy,
+        planned: Cost,
         matcher: &Matcher<'_>,
         spent: &mut Statistics,
     ) -> Option<Vec<u32>> {
@@ -203,24 +208,35 @@ impl Graph {
         let start = self.descend(slots, probe, entry, level, 0, &mut spent.n_distances);
         let n_open = self.store.counts().n_open;
         let ef = plan::ef(request);
-        let mut walk = |strategy: Strategy| {
-            spent.strategy = strategy;
+        let walk = |planned: &Cost, spent: &mut Statistics| {
+            spent.strategy = planned.strategy;
             let visited = self.pool.take(slots.capacity());
-            let mut walk = Walk { slots, probe, matcher, ef, visited, spent: &mut *spent };
-            let found = if strategy == Strategy::InFilter {
-                walk.over_matching(start, plan::tests_max(n_open))
+            let mut walk = Walk { slots, probe, matcher, ef, visited, spent };
+            let found = if planned.strategy == Strategy::InFilter {
+                walk.over_matching(start, plan::tests_max(planned, n_open))
             } else {
-                let limit = plan::visits_max(strategy, request.filter, ef, n_open);
-                walk.over_all(start, limit)
+                walk.over_all(start, plan::visits_max(planned, request.filter))
             };
             self.pool.give(walk.visited);
             found
         };
-        let found = walk(planned);
-        if found.is_none() && planned == Strategy::PostFilter {
-            return walk(Strategy::InFilter);
+        let found = walk(&planned, spent);
+        let Filter::Test { test, n_estimated: None } = request.filter else { return found };
+        if found.is_some() {
+            return found;
         }
-        found
+        // That was a trial: now something is known of how many match, at least near the query.
+        let share = spent.n_passed as f64 / spent.n_tested.max(1) as f64;
+        let n_estimated = Some((share * n_open as f64) as usize);
+        let again = self.cost(&request.filtered(Filter::Test { test, n_estimated }));
+        match again.strategy {
+            Strategy::ExactAll | Strategy::ExactMatching => None,
+            Strategy::Traversal | Strategy::PostFilter | Strategy::InFilter => {
+                let found = walk(&again, spent);
+                spent.gave_up = Some(planned.strategy);
+                found
+            }
+        }
     }
 }
 
@@ -268,7 +284,7 @@ impl VectorIndex for Graph {
     }
 
     fn cost(&self, request: &Request<'_>) -> Cost {
-        plan::choose(request, self.store.counts().n_open)
+        plan::choose(request, self.store.counts().n_open, self.store.record_lines())
     }
 
     fn collect(&self, oldest: u64) -> Result<Collected> {
@@ -297,6 +313,7 @@ impl VectorIndex for Graph {
             entry: self.entry().filter(|&(id, _)| id < n_slots),
             root: self.root.load(Acquire),
             level: &|id| self.level(id),
+            lock: &|id| self.stripe(id).lock(),
         };
         let written = snapshot::write(&self.store, n_slots, Some(&links), applied, to);
         self.store.keep_freed.store(false, Release);

@@ -44,6 +44,7 @@ struct Allocator {
 pub(crate) struct Store {
     pub(crate) options: Options,
     pub(crate) slots: RwLock<Slots>,
+    layout: Layout,
     allocator: Mutex<Allocator>,
     /// The newest entry of each key; older ones follow by `Slots::older`.
     keys: RwLock<HashMap<u64, u32>>,
@@ -57,9 +58,11 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(options: Options, with_links: bool) -> Result<Self> {
         options.validate()?;
+        let layout = Layout::new(&options, with_links);
         Ok(Self {
             options,
-            slots: RwLock::new(Slots::new(Layout::new(&options, with_links))),
+            slots: RwLock::new(Slots::new(layout)),
+            layout,
             allocator: Mutex::default(),
             keys: RwLock::default(),
             n_open: AtomicUsize::new(0),
@@ -80,6 +83,11 @@ impl Store {
             n_ended: self.n_ended.load(Relaxed),
             n_free: self.allocator.lock().free.len(),
         }
+    }
+
+    /// Cache lines of a record.
+    pub(crate) fn record_lines(&self) -> usize {
+        self.layout.record_lines()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -136,6 +136,12 @@ impl Layout {
     }
 }
 
+impl Layout {
+    pub(crate) fn record_lines(&self) -> usize {
+        self.record_lines
+    }
+}
+
 /// All slots. Behind a lock whose shared side every operation holds while it knows ids (`Store::slots`).
 pub(crate) struct Slots {
     layout: Layout,
@@ -403,25 +409,18 @@ impl Slots {
         }
     }
 
-    /// What orders the answer, from the full vectors. NaN where the metric has no value, which sorts last.
+    /// What orders the answer, from the full vectors.
     pub(crate) fn exact_rank(&self, probe: &Probe, id: u32) -> f64 {
         let kernels = self.kernels;
         let dot = || match self.layout.element {
             Element::F32 => kernels.dot_f32(self.exact_f32(id), &probe.values),
             Element::F16 => kernels.dot_f16(self.exact_f16(id), &probe.values),
         };
-        let rank = match self.layout.metric {
-            Metric::L2 => f64::from(match self.layout.element {
-                Element::F32 => kernels.l2_f32(self.exact_f32(id), &probe.values),
-                Element::F16 => kernels.l2_f16(self.exact_f16(id), &probe.values),
-            }),
-            Metric::InnerProduct => -f64::from(dot()),
-            Metric::Cosine => {
-                let norms = f64::from(self.norm2(id)) * f64::from(probe.norm2);
-                -(f64::from(dot()) / norms.sqrt()).clamp(-1.0, 1.0)
-            }
+        let l2 = || match self.layout.element {
+            Element::F32 => kernels.l2_f32(self.exact_f32(id), &probe.values),
+            Element::F16 => kernels.l2_f16(self.exact_f16(id), &probe.values),
         };
-        if rank.is_nan() { f64::NAN.abs() } else { rank }
+        quantize::rank_of(self.layout.metric, probe, self.norm2(id), dot, l2)
     }
 
     /// What orders the traversal: from codes where there are some.

@@ -98,6 +98,10 @@ fn assert_exact(
             !is_exact || same(metric, hit.distance, *distance),
             "{hit:?} instead of {distance}"
         );
+        let own = index.options();
+        let version = model.versions.iter().rfind(|v| v.key == hit.key && v.from <= request.at);
+        let alone = cortex_vector_index::distance(own, query, &version.expect("is there").vector);
+        assert_eq!(alone.expect("same dimensions").to_bits(), hit.distance.to_bits());
         let own = truth.iter().find(|(_, key)| *key == hit.key).expect("a visible key");
         assert!(same(metric, hit.distance, own.0));
     }

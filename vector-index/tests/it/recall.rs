@@ -108,7 +108,7 @@ fn filters_never_leave_an_answer_short() {
         let correlated = |key: u64| near.contains(&key);
         let scattered = |key: u64| key.is_multiple_of(share as u64);
         for test in [&correlated as &(dyn Fn(u64) -> bool + Sync), &scattered] {
-            for n_estimated in [Some(n), None, Some(N), Some(N / 3)] {
+            for n_estimated in [Some(n), None, Some(N), Some(N / 3), Some(1)] {
                 let filter = Filter::Test { test, n_estimated };
                 let found = recall_at_10(&*index, queries, filter);
                 assert!(found >= 0.95, "1/{share}, estimate {n_estimated:?}: recall is {found}");
