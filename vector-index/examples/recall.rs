@@ -18,6 +18,14 @@ fn cpu_ns() -> f64 {
     stat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0)
 }
 
+/// CPU seconds of all threads so far.
+fn process_cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(13) + ticks(14)) / 100.0
+}
+
 fn measure(
     index: &dyn VectorIndex,
     data: &data::Data,
@@ -64,12 +72,13 @@ fn main() {
         if only.is_some_and(|only| only != name) {
             continue;
         }
-        let begin = Instant::now();
+        let (begin, cpu) = (Instant::now(), process_cpu());
         let point = |i: usize| Point { key: i as u64 + 1, from: 1, vector: &data.vectors[i] };
         let index = build(&options, n, &point, None).expect("builds");
         println!(
-            "{name}: built in {:.1} s, {} bytes per vector",
+            "{name}: built in {:.1} s, {:.1} CPU s, {} bytes per vector",
             begin.elapsed().as_secs_f64(),
+            process_cpu() - cpu,
             index.memory_bytes() / n
         );
         let exact = Request { exact_below: usize::MAX, ..Request::nearest(100) };
@@ -94,7 +103,7 @@ fn main() {
             hits[0].key != *i as u64 + 1 && hits[0].distance > 1e-6
         });
         println!("  do not find themselves: {}", missed.count());
-        for (share, stride) in [(0.5, 2), (0.1, 10), (0.01, 100)] {
+        for (share, stride) in [(0.5, 2), (0.1, 10), (0.01, 100), (0.001, 1000)] {
             let test = |key: u64| key.is_multiple_of(stride);
             let filter = Filter::Test { test: &test, n_estimated: Some(n / stride as usize) };
             let exact =

@@ -28,8 +28,8 @@ use crate::{
     error::Result,
     flat::{self, Matcher, Ranked},
     index::{
-        Answer, Applied, Collected, Cost, Counts, Cursor, Hit, Request, Statistics, Strategy,
-        VectorIndex,
+        Answer, Applied, Collected, Cost, Counts, Cursor, Filter, Hit, Request, Statistics,
+        Strategy, VectorIndex,
     },
     kernels,
     make::copy_entries,
@@ -243,9 +243,12 @@ impl VectorIndex for Library {
     }
 
     fn cost(&self, request: &Request<'_>) -> Cost {
-        let cost = plan::choose(request, self.store.counts().n_open, self.store.record_lines());
+        let cost = plan::choose(request, self.store.n_open(), self.store.record_lines());
+        // The library filters what it meets, which takes long where little matches, or might.
+        if matches!(request.filter, Filter::Test { n_estimated: None, .. }) {
+            return Cost { strategy: plan::exact(request.filter), ..cost };
+        }
         match cost.strategy {
-            // The library filters what it meets, which takes long where little matches.
             Strategy::InFilter => Cost { strategy: plan::exact(request.filter), ..cost },
             Strategy::ExactAll
             | Strategy::ExactMatching

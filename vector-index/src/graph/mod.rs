@@ -206,7 +206,7 @@ impl Graph {
     ) -> Option<Vec<u32>> {
         let (entry, level) = self.entry()?;
         let start = self.descend(slots, probe, entry, level, 0, &mut spent.n_distances);
-        let n_open = self.store.counts().n_open;
+        let n_open = self.store.n_open();
         let ef = plan::ef(request);
         let walk = |planned: &Cost, spent: &mut Statistics| {
             spent.strategy = planned.strategy;
@@ -284,7 +284,7 @@ impl VectorIndex for Graph {
     }
 
     fn cost(&self, request: &Request<'_>) -> Cost {
-        plan::choose(request, self.store.counts().n_open, self.store.record_lines())
+        plan::choose(request, self.store.n_open(), self.store.record_lines())
     }
 
     fn collect(&self, oldest: u64) -> Result<Collected> {

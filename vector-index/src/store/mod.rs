@@ -77,6 +77,11 @@ impl Store {
         self.n_next.load(Acquire) as u32
     }
 
+    /// Entries that have not ended.
+    pub(crate) fn n_open(&self) -> usize {
+        self.n_open.load(Relaxed)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             n_open: self.n_open.load(Relaxed),

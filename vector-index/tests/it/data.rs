@@ -20,9 +20,18 @@ pub struct Data {
 }
 
 impl Data {
-    /// The first `n` vectors, cosine.
+    /// The first `n` vectors, for cosine. If there are fewer, the others are near those there are.
     pub fn load(n: usize) -> Self {
-        Self::real(n).unwrap_or_else(|| Self::generated(n, DIM, 1))
+        let mut data = Self::real(n).unwrap_or_else(|| Self::generated(n.min(30_000), DIM, 1));
+        let mut rng = StdRng::seed_from_u64(2);
+        let n_real = data.vectors.len();
+        for i in n_real..n {
+            let near = |x: &f32| x + 0.04 * (rng.random::<f32>() + rng.random::<f32>() - 1.0);
+            let vector = data.vectors[i % n_real].iter().map(near).collect();
+            data.vectors.push(vector);
+            data.truth.clear();
+        }
+        data
     }
 
     fn real(n: usize) -> Option<Self> {
