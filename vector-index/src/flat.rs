@@ -18,6 +18,9 @@ use crate::{
 /// How far ahead records are asked for: far enough to hide memory, near enough to stay in the first cache.
 const PREFETCH_AHEAD: u32 = 4;
 
+/// The same for headers alone, which are gone through faster.
+const HEADERS_AHEAD: u32 = 16;
+
 /// A number that orders as the float does, NaN last.
 #[inline]
 pub(crate) fn ordered(rank: f32) -> u32 {
@@ -221,6 +224,8 @@ pub(crate) fn search(
     for id in 0..n {
         if matcher.is_all() && id + PREFETCH_AHEAD < n {
             slots.prefetch(id + PREFETCH_AHEAD);
+        } else if id + HEADERS_AHEAD < n {
+            slots.prefetch_header(id + HEADERS_AHEAD);
         }
         if slots.kind(id) == Kind::Empty {
             continue;

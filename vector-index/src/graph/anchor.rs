@@ -22,8 +22,8 @@ const SELF_EF: usize = 40;
 /// Nodes looked for in one collection: about a second of one core.
 const ANCHORS_MAX: u32 = 20_000;
 
-/// Times those that were not found are looked for again.
-const ROUNDS: usize = 3;
+/// Times those that were not found, and those that lost a link to them, are looked for again.
+const ROUNDS: usize = 6;
 
 impl Graph {
     /// Looks for every node. Called when many were linked at once.
@@ -63,9 +63,9 @@ impl Graph {
             }
             // One after the other, because the tree is turned.
             ids.sort_unstable();
-            for &id in &ids {
+            for id in ids.clone() {
                 let slots = self.store.slots.read();
-                self.move_below_nearest(&slots, id);
+                ids.extend(self.move_below_nearest(&slots, id));
             }
         }
     }
@@ -89,19 +89,21 @@ impl Graph {
         near
     }
 
-    fn move_below_nearest(&self, slots: &Slots, id: u32) {
+    /// Gives a node another parent; nodes that lost a link by it.
+    fn move_below_nearest(&self, slots: &Slots, id: u32) -> Vec<u32> {
         let near = self.near(slots, id);
         if near.iter().any(|&(_, node)| node == id) || slots.parent(id) == NONE {
-            return;
+            return Vec::new();
         }
+        let children_max = self.store.options.m as u32;
         let parent = near.iter().map(|&(_, node)| node).find(|&node| {
-            !is_below(slots, node, id)
-                && self.reserve_child(slots, node, self.store.options.m as u32)
+            !is_below(slots, node, id) && self.reserve_child(slots, node, children_max)
         });
-        let Some(parent) = parent else { return };
+        let Some(parent) = parent else { return Vec::new() };
         slots.n_children(slots.parent(id)).fetch_sub(1, AcqRel);
         slots.set_parent(id, parent);
-        self.link_back(slots, id, parent, 0);
-        self.link_back(slots, parent, id, 0);
+        let mut unlinked = self.link_back(slots, id, parent, 0);
+        unlinked.extend(self.link_back(slots, parent, id, 0));
+        unlinked
     }
 }

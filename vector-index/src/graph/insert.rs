@@ -189,21 +189,23 @@ impl Graph {
         has_room
     }
 
-    /// Makes `node` name `id`, pruning again if its list is full.
-    pub(super) fn link_back(&self, slots: &Slots, node: u32, id: u32, layer: usize) {
+    /// Makes `node` name `id`, pruning again if its list is full; what is no longer named.
+    pub(super) fn link_back(&self, slots: &Slots, node: u32, id: u32, layer: usize) -> Vec<u32> {
         let _lock = self.stripe(node).lock();
         let links = slots.links(node, layer);
         let mut ids: Vec<u32> = slots.neighbours(node, layer).collect();
         if ids.contains(&id) || node == id {
-            return;
+            return Vec::new();
         }
         if ids.len() < links.len() {
             links[ids.len()].store(id, Release);
-            return;
+            return Vec::new();
         }
         ids.push(id);
         let pruned = self.prune(slots, node, layer, &ids);
         slots.set_links(node, layer, &pruned);
+        ids.retain(|id| !pruned.contains(id));
+        ids
     }
 
     /// The links `node` keeps of `ids`: those of the tree, and the rest by diversity.

@@ -236,6 +236,13 @@ impl Slots {
         }
     }
 
+    /// The same for what tells who sees an entry.
+    #[inline]
+    pub(crate) fn prefetch_header(&self, id: u32) {
+        kernels::prefetch(self.header(id, 0));
+        kernels::prefetch(self.header(id, HEADER_WORDS - 1));
+    }
+
     pub(crate) fn key(&self, id: u32) -> u64 {
         self.header(id, 0).load(Relaxed)
     }
