@@ -32,6 +32,10 @@ pub enum Error {
         most: usize,
     },
 
+    /// The keys of a filter are not ascending.
+    #[error("the keys of a filter are not in ascending order")]
+    KeysNotAscending,
+
     /// Every slot number is in use.
     #[error("the index holds {slots} entries and can take no more")]
     Full {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     options::{Metric, Options},
 };
 
@@ -47,6 +47,14 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Whether its filter can be used.
+    pub(crate) fn validate(&self) -> Result<()> {
+        match self.filter {
+            Filter::Keys(keys) if !keys.is_sorted() => Err(Error::KeysNotAscending),
+            Filter::All | Filter::Test { .. } | Filter::Keys(_) => Ok(()),
+        }
+    }
+
     /// The `k` nearest of all points now, with defaults for the rest.
     #[must_use]
     pub fn nearest(k: usize) -> Self {

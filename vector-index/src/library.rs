@@ -205,6 +205,7 @@ impl VectorIndex for Library {
     }
 
     fn search(&self, query: &[f32], request: &Request<'_>) -> Result<Answer> {
+        request.validate()?;
         let probe = Probe::new(self.options(), query)?;
         let mut spent = Statistics::default();
         if request.k == 0 {
@@ -232,6 +233,7 @@ impl VectorIndex for Library {
         query: &[f32],
         request: &Request<'a>,
     ) -> Result<Box<dyn Cursor + Send + 'a>> {
+        request.validate()?;
         Probe::new(self.options(), query)?;
         Ok(Box::new(Again {
             index: self,

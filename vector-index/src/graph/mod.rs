@@ -265,6 +265,7 @@ impl VectorIndex for Graph {
     }
 
     fn search(&self, query: &[f32], request: &Request<'_>) -> Result<Answer> {
+        request.validate()?;
         let probe = Probe::new(self.options(), query)?;
         let mut spent = Statistics::default();
         if request.k == 0 {
@@ -279,6 +280,7 @@ impl VectorIndex for Graph {
         query: &[f32],
         request: &Request<'a>,
     ) -> Result<Box<dyn Cursor + Send + 'a>> {
+        request.validate()?;
         let probe = Probe::new(self.options(), query)?;
         Ok(Box::new(cursor::GraphCursor::new(self, probe, request)))
     }

@@ -244,6 +244,9 @@ fn what_cannot_be_is_refused() {
     assert!(create(&Options { ef_construction: 31, ..options }).is_err());
     let half = Options { element: Element::F16, ..options };
     assert!(create(&half).expect("is made").insert(1, 1, &[1e9, 0.0, 0.0]).is_err());
+    let mixed = Request::nearest(1).filtered(Filter::Keys(&[2, 1]));
+    assert!(matches!(index.search(&[1.0; 3], &mixed), Err(Error::KeysNotAscending)));
+    assert!(index.cursor(&[1.0; 3], &mixed).is_err());
     assert_eq!(index.counts().n_open, 0);
     assert!(index.search(&[1.0; 3], &Request::nearest(5)).expect("searches").hits.is_empty());
 }
