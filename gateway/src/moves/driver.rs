@@ -79,6 +79,10 @@ const LOG_TOUCH: Duration = Duration::from_secs(5);
 /// Bounds of one question for log inside the cutover.
 const DRAIN_WAIT: Duration = Duration::from_millis(20);
 
+/// After a copy that schema changes made worthless the next one keeps them out for so long: less than they wait. What takes longer
+/// to copy goes on without.
+const CALM: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub struct Driver {
     store: Arc<CatalogStore>,
@@ -89,6 +93,8 @@ pub struct Driver {
     /// The record as it is on the meta shard.
     stored: Record,
     catalog: Option<(ClusterGuard, Arc<Catalog>)>,
+    /// Until then the catalog stays locked while rows are copied.
+    calm_until: Option<Instant>,
     copying: Option<Snapshot>,
     /// Of a version of the catalog: a descriptor travels once if it stays the same one.
     sides: Option<(u64, Sides)>,
@@ -175,6 +181,7 @@ impl Driver {
             guard,
             stored: record,
             catalog: None,
+            calm_until: None,
             copying: None,
             sides: None,
             position: None,
@@ -240,7 +247,9 @@ impl Driver {
                 | Command::PublishNewOwners
                 | Command::Release
         );
-        if !keeps_lock {
+        let is_calm = matches!(command, Command::Copy | Command::Follow | Command::LockCatalog)
+            && self.calm_until.is_some_and(|until| Instant::now() < until);
+        if !keeps_lock && !is_calm {
             self.catalog = None;
         }
         Ok(match command {
@@ -249,10 +258,13 @@ impl Driver {
                 Event::CopiesAdded
             }
             Command::LockCatalog => {
-                let guard = self.store.lock_ddl(Some(self.timing.lock_wait)).await?;
+                let guard = self.lock_catalog().await?;
                 let catalog = self.store.current();
                 let mut layout = subject::layout(&catalog, record);
                 if record.phase == Phase::Planned {
+                    if record.began_micros != 0 {
+                        self.calm_until = Some(Instant::now() + CALM);
+                    }
                     for _ in &layout.storages {
                         self.store.reserve_ids(&catalog.ids).await?;
                         layout.fresh.push(catalog.ids.storage().map_err(PgError::from)?);
@@ -350,6 +362,16 @@ impl Driver {
 
     fn shard(&self, id: ShardId) -> Result<Arc<dyn ShardClient>> {
         Ok(self.store.cluster().shards.client(id)?)
+    }
+
+    /// The lock that is held already, or a new one.
+    async fn lock_catalog(&mut self) -> Result<ClusterGuard> {
+        if let Some((guard, _)) = self.catalog.take()
+            && guard.is_held().await.unwrap_or(false)
+        {
+            return Ok(guard);
+        }
+        Ok(self.store.lock_ddl(Some(self.timing.lock_wait)).await?)
     }
 
     /// The version of the catalog that is locked.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cortex_sql_tests::client::{Client, ClientError, Target};
 
 use super::Database;
@@ -425,6 +425,37 @@ fn bank(database: &Database) -> Result<Client> {
         client.simple(&sql).with_context(|| sql.clone())?;
     }
     Ok(client)
+}
+
+#[test]
+fn a_move_ends_although_the_schema_changes_all_the_time() -> Result<()> {
+    let database = Database::start(SHARDS)?;
+    let mut client = bank(&database)?;
+    let stop = AtomicBool::new(false);
+    let moved = thread::scope(|scope| {
+        let changes = scope.spawn(|| -> Result<u64> {
+            let mut client = database.connect()?;
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for sql in ["ADD COLUMN extra int DEFAULT 5", "DROP COLUMN extra"] {
+                    client.simple(&format!("ALTER TABLE accounts {sql}"))?;
+                    n += 1;
+                }
+            }
+            Ok(n)
+        });
+        client.simple("SET statement_timeout = '60s'")?;
+        let moved = client.simple("SELECT cortex.move_slots('accounts', 1, 2)").map(drop);
+        stop.store(true, Ordering::Relaxed);
+        let n = changes.join().map_err(|_| anyhow!("schema changes panicked"))??;
+        println!("{n} schema changes meanwhile");
+        Ok(moved?)
+    });
+    moved.and_then(|()| {
+        let found = numbers(&mut client, "SELECT count(*), sum(balance) FROM accounts")?;
+        ensure!(found == [TENANTS * ACCOUNTS, TENANTS * ACCOUNTS * BALANCE], "{found:?}");
+        Ok(())
+    })
 }
 
 #[test]
