@@ -2,9 +2,9 @@
 //!
 //! A write goes to the primary copy; the other shards follow its log. So a statement that reads a copy waits until the copy
 //! has what was acknowledged: to whichever session, so that a client that writes on one connection reads it on another. What
-//! this gateway acknowledged it knows; while there are others, it asks the primary copy's shard each time. Lives here: the
-//! newest change for each shard with primary copies, and the wait. Not here: following (`shard_node::replication`), which
-//! tables are read from copies at all (`planner::operators::table`).
+//! this gateway acknowledged it knows; while there are others, it asks the primary copy's shard once for each statement, and
+//! opens snapshots meanwhile. Lives here: the newest change for each shard with primary copies, and the wait. Not here:
+//! following (`shard_node::replication`), which tables are read from copies at all (`planner::operators::table`).
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use cortex_planner::operators;
 use cortex_shard_api::{LogIndex, ShardError, ShardId, client::ShardClient};
+use tokio::sync::OnceCell;
 
 use crate::catalog::CatalogStore;
 
@@ -65,10 +66,22 @@ impl Copies {
             return Ok(());
         }
         let required = self.required(source).await?;
-        let reached = |sources: &BTreeMap<ShardId, Source>| {
-            sources.get(&source).and_then(|it| it.reached.get(&copy).copied())
-        };
-        if reached(&self.sources()) >= Some(required) {
+        self.wait(source, copy, required, limit).await
+    }
+
+    /// What a copy is known to have.
+    fn known(&self, source: ShardId, copy: ShardId) -> Option<LogIndex> {
+        self.sources().get(&source).and_then(|it| it.reached.get(&copy).copied())
+    }
+
+    async fn wait(
+        &self,
+        source: ShardId,
+        copy: ShardId,
+        required: LogIndex,
+        limit: Option<Duration>,
+    ) -> Result<(), ShardError> {
+        if self.known(source, copy) >= Some(required) {
             return Ok(());
         }
         let wait = limit.unwrap_or(COPY_WAIT_MAX).min(COPY_WAIT_MAX);
@@ -115,13 +128,37 @@ impl Copies {
 
 /// The copies as one statement waits for them.
 pub(super) struct StatementCopies {
-    pub copies: Arc<Copies>,
-    pub limit: Option<Duration>,
+    copies: Arc<Copies>,
+    limit: Option<Duration>,
+    /// The shards of primary copies are asked once, however many copies are read: the answers are not older than the statement.
+    required: Mutex<BTreeMap<ShardId, Arc<OnceCell<LogIndex>>>>,
+}
+
+impl StatementCopies {
+    pub fn new(copies: Arc<Copies>, limit: Option<Duration>) -> StatementCopies {
+        StatementCopies { copies, limit, required: Mutex::default() }
+    }
 }
 
 #[async_trait]
 impl operators::Copies for StatementCopies {
+    fn known(&self, source: ShardId, copy: ShardId) -> Option<LogIndex> {
+        self.copies.known(source, copy)
+    }
+
+    async fn required(&self, source: ShardId) -> Result<LogIndex, ShardError> {
+        let cell = {
+            let mut required = self.required.lock().unwrap_or_else(PoisonError::into_inner);
+            required.entry(source).or_default().clone()
+        };
+        cell.get_or_try_init(|| self.copies.required(source)).await.copied()
+    }
+
     async fn reach(&self, source: ShardId, copy: ShardId) -> Result<(), ShardError> {
-        self.copies.reach(source, copy, self.limit).await
+        if source == copy {
+            return Ok(());
+        }
+        let required = self.required(source).await?;
+        self.copies.wait(source, copy, required, self.limit).await
     }
 }

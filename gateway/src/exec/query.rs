@@ -188,7 +188,7 @@ impl Session {
             return CopyUse::PrimaryOnly;
         }
         let copies = self.gateway.copies.clone();
-        CopyUse::After(Arc::new(StatementCopies { copies, limit: self.settings.lock_timeout() }))
+        CopyUse::After(Arc::new(StatementCopies::new(copies, self.settings.lock_timeout())))
     }
 
     /// SELECT without row locks.

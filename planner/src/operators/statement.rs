@@ -16,9 +16,10 @@ use std::{
 
 use async_trait::async_trait;
 use cortex_shard_api::{
-    ShardError, ShardId, SnapshotId, TableDescriptor,
+    LogIndex, ShardError, ShardId, SnapshotId, TableDescriptor,
     client::{RequestContext, ShardClient},
 };
+use futures::future::{join, try_join_all};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
@@ -28,6 +29,12 @@ pub type Shards = dyn Fn(ShardId) -> Option<Arc<dyn ShardClient>> + Send + Sync;
 /// How far copies of reference tables are.
 #[async_trait]
 pub trait Copies: Send + Sync {
+    /// What the copies on a shard are known to have of tables whose primary copies are on `source`, without asking anybody.
+    fn known(&self, source: ShardId, shard: ShardId) -> Option<LogIndex>;
+
+    /// The newest change on `source` that the statement must see.
+    async fn required(&self, source: ShardId) -> Result<LogIndex, ShardError>;
+
     /// Returns once the copies on a shard of tables whose primary copies are on `source` have all that the statement must see.
     async fn reach(&self, source: ShardId, shard: ShardId) -> Result<(), ShardError>;
 }
@@ -128,11 +135,10 @@ impl StatementContext {
     /// Waits for the copies on a shard that the plan may read.
     async fn reach_copies(&self, shard: ShardId) -> Result<(), ShardError> {
         let CopyUse::After(copies) = &self.copies else { return Ok(()) };
-        let planned = self.planned.lock().clone();
-        for (_, source) in planned.iter().filter(|(copy, _)| *copy == shard) {
-            match copies.reach(*source, shard).await {
+        for source in self.sources_of(shard) {
+            match copies.reach(source, shard).await {
                 Err(ShardError::Unavailable { shard, .. })
-                    if shard == *source && self.is_left_out(shard) =>
+                    if shard == source && self.is_left_out(shard) =>
                 {
                     self.unasked.lock().insert(shard);
                 }
@@ -140,6 +146,33 @@ impl StatementContext {
             }
         }
         Ok(())
+    }
+
+    /// Shards of primary copies of which the plan may read copies on this one.
+    fn sources_of(&self, shard: ShardId) -> Vec<ShardId> {
+        let planned = self.planned.lock();
+        planned.iter().filter(|(copy, _)| *copy == shard).map(|(_, source)| *source).collect()
+    }
+
+    /// Opens a snapshot while the shards of primary copies are asked what there is to see: in one round trip, if the copies are
+    /// known to have had it before. `None` if they may not.
+    async fn open_at_once(
+        &self,
+        client: &Arc<dyn ShardClient>,
+        shard: ShardId,
+        (context, tables): (&RequestContext, &[Arc<TableDescriptor>]),
+    ) -> Result<Option<Pinned>, ShardError> {
+        let CopyUse::After(copies) = &self.copies else { return Ok(None) };
+        let sources = self.sources_of(shard);
+        let known: Option<Vec<LogIndex>> =
+            sources.iter().map(|source| copies.known(*source, shard)).collect();
+        let Some(known) = known.filter(|known| !known.is_empty()) else { return Ok(None) };
+        let asked = try_join_all(sources.iter().map(|source| copies.required(*source)));
+        let (snapshot, required) = join(client.open_snapshot(context, tables), asked).await;
+        let pinned = Pinned { client: client.clone(), snapshot: snapshot? };
+        // Who could not be asked is asked again by whoever waits, and what that means is said there.
+        let is_there = |required: Vec<LogIndex>| required.iter().zip(&known).all(|(a, b)| a <= b);
+        Ok(required.is_ok_and(is_there).then_some(pinned))
     }
 
     /// The client of a shard.
@@ -213,8 +246,12 @@ impl StatementContext {
         let pinned = cell
             .get_or_try_init(|| async {
                 let client = self.client(shard)?;
-                self.reach_copies(shard).await?;
                 let context = RequestContext { snapshot: None, ..self.base.clone() };
+                let opened = self.open_at_once(&client, shard, (&context, tables)).await?;
+                if let Some(pinned) = opened {
+                    return Ok(pinned);
+                }
+                self.reach_copies(shard).await?;
                 let snapshot = client.open_snapshot(&context, tables).await?;
                 Ok::<_, ShardError>(Pinned { client, snapshot })
             })
