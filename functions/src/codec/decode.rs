@@ -6,13 +6,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
 };
 
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::{
     error::Result,
-    execution::{TaskContext, config::SessionConfig},
+    execution::{TaskContext, config::SessionConfig, runtime_env::RuntimeEnv},
     logical_expr::{Signature, TypeSignature},
     physical_expr::{
         ScalarFunctionExpr,
@@ -48,9 +49,21 @@ pub(super) fn decode(
     let Some(root) = nodes.plans.len().checked_sub(1) else {
         return Err(malformed("it has no operator"));
     };
-    let mut config = SessionConfig::new();
+    // Making these takes longer than decoding a small plan. Nothing is run here, so nothing in them is used up.
+    static CONFIG: LazyLock<SessionConfig> = LazyLock::new(SessionConfig::new);
+    static RUNTIME: LazyLock<Arc<RuntimeEnv>> = LazyLock::new(Arc::default);
+    let mut config = CONFIG.clone();
     session::install(config.options_mut(), context.clone());
-    let task = TaskContext::default().with_session_config(config);
+    let task = TaskContext::new(
+        None,
+        String::new(),
+        config,
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        RUNTIME.clone(),
+    );
     let decoder = Decoder {
         plans: RefCell::new(nodes.plans.iter().copied().map(Some).collect()),
         expressions: RefCell::new(nodes.expressions.iter().copied().map(Some).collect()),

@@ -25,7 +25,7 @@ use cortex_shard_api::{Datum, ShardId, SqlType, client::RequestContext};
 use datafusion::{
     common::ParamValues,
     error::DataFusionError,
-    execution::SessionState,
+    execution::{SessionState, TaskContext, runtime_env::RuntimeEnv},
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
 };
@@ -55,6 +55,7 @@ pub(crate) type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch, PgError>
 pub(crate) struct QueryRun {
     pub context: Arc<StatementContext>,
     pub state: SessionState,
+    runtime: Arc<RuntimeEnv>,
     queries: Handle,
     counters: Arc<Counters>,
     stop: Stop,
@@ -80,11 +81,9 @@ impl QueryRun {
         eval_context::install(config.options_mut(), eval);
         config.set_extension(context.clone());
         let runtime = operators::runtime(settings.query_memory()).map_err(query_error)?;
-        let mut state = operators::session_state(config, runtime);
-        // Hands the configuration, and with it the session, to every function of the physical plan.
-        state.mark_start_execution();
+        let state = operators::session_state(config);
         let (queries, counters) = (gateway.queries.clone(), gateway.counters.clone());
-        Ok(QueryRun { context, state, queries, counters, stop })
+        Ok(QueryRun { context, state, runtime, queries, counters, stop })
     }
 
     /// Runs a physical plan, up to its first rows: a statement that met a schema change is told so before anything is sent. Other
@@ -102,7 +101,7 @@ impl QueryRun {
 
     /// Has every shard take its part of a plan, on the query runtime. Errors: one for each shard that does not.
     pub async fn open(&self, physical: &Arc<dyn ExecutionPlan>) -> Result<(), Vec<PgError>> {
-        let (physical, task) = (physical.clone(), self.state.task_ctx());
+        let (physical, task) = (physical.clone(), self.task());
         let opening = self.queries.spawn(async move { open_shards(&physical, &task).await });
         match AbortOnDrop(opening).await {
             Ok(opened) => opened.map_err(|errors| errors.into_iter().map(query_error).collect()),
@@ -110,9 +109,13 @@ impl QueryRun {
         }
     }
 
+    fn task(&self) -> Arc<TaskContext> {
+        operators::task_context(&self.state, self.runtime.clone())
+    }
+
     /// Runs a physical plan on the query runtime. The first batch, or error, comes when every shard has taken its part.
     pub fn stream(&self, physical: Arc<dyn ExecutionPlan>) -> Batches {
-        let task = self.state.task_ctx();
+        let task = self.task();
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         // Keeps the snapshots open until the last batch is computed.
         let context = self.context.clone();

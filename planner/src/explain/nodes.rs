@@ -162,7 +162,7 @@ fn shard_fragment(fragment: &ShardFragmentExec, analyze: bool, names: &Names) ->
     let mut details = vec![("shards", list(numbers))];
     if analyze && !untold.is_empty() {
         // Whoever reads had enough: what these had done by then is not known.
-        details.push(("stopped", list(untold.into_iter())));
+        details.push(("stopped", list(untold)));
     }
     let here = if analyze { Counted::Here } else { Counted::Not };
     let inside = if analyze { Counted::InShards(&reports) } else { Counted::Not };

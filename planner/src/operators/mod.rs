@@ -33,6 +33,6 @@ mod failure;
 pub use failure::{Failure, find_error};
 pub use open::open_shards;
 pub use scatter::ShardFragmentExec;
-pub use session::{runtime, session_config, session_state};
+pub use session::{runtime, session_config, session_state, task_context};
 pub use statement::{Copies, CopyUse, StatementContext};
 pub use table::{IDENTITY_KEY, IDENTITY_VERSION, has_joins, provider};

@@ -43,7 +43,7 @@ use cortex_shard_api::{
 };
 use datafusion::{
     arrow::datatypes::{DataType, FieldRef},
-    execution::{TaskContext, config::SessionConfig},
+    execution::{SessionStateBuilder, TaskContext, config::SessionConfig},
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable},
     prelude::SessionContext,
 };
@@ -110,7 +110,8 @@ impl Cluster {
         let statement = StatementContext::new(Arc::new(find), RequestContext::default());
         let config = session_config(100, 1 << 30).with_extension(Arc::new(statement));
         let runtime = runtime(64 << 20).expect("a runtime");
-        SessionContext::new_with_state(session_state(config, runtime))
+        let state = SessionStateBuilder::new_from_existing(session_state(config));
+        SessionContext::new_with_state(state.with_runtime_env(runtime).build())
     }
 
     /// Snapshots that nobody closed yet.

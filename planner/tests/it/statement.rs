@@ -54,7 +54,6 @@ impl Scope {
     pub fn in_memory(tables: &Tables) -> Scope {
         let state = cortex_planner::operators::session_state(
             cortex_planner::operators::session_config(8192, 1 << 30),
-            cortex_planner::operators::runtime(64 << 20).expect("a runtime"),
         );
         Scope {
             session: SessionContext::new_with_state(state),
