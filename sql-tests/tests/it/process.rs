@@ -188,11 +188,17 @@ fn sigterm_lets_statements_finish_and_loses_nothing() -> Result<()> {
     idle.simple("BEGIN; INSERT INTO t VALUES (2, 2)")?;
     let mut running = server.connect()?;
     let answer = thread::spawn(move || {
-        running.simple("INSERT INTO t SELECT 3, 3 + length(pg_sleep(3)::text)")
+        running.simple("INSERT INTO t SELECT 3, CASE WHEN pg_sleep(3) IS NULL THEN 3 ELSE 4 END")
     });
-    thread::sleep(Duration::from_millis(300));
+    // On a busy machine a statement and a signal take their time.
+    let since = Instant::now();
+    let runs =
+        "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'INSERT%pg_sleep%'";
+    while client.simple(runs)?.rows.is_empty() {
+        ensure!(since.elapsed() < Duration::from_secs(30), "the statement does not begin");
+        thread::sleep(Duration::from_millis(20));
+    }
     server.terminate()?;
-    // On a busy machine a signal takes its time.
     let since = Instant::now();
     while !server.log().contains("stopping:") {
         ensure!(since.elapsed() < Duration::from_secs(30), "no sign of SIGTERM: {}", server.log());

@@ -5,7 +5,7 @@
 //! the order in which threads run.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -43,6 +43,7 @@ pub struct Weather {
     seed: AtomicU64,
     is_bad: AtomicBool,
     troubles: AtomicU64,
+    down: Mutex<BTreeSet<u32>>,
     counts: Mutex<BTreeMap<(u32, &'static str), u64>>,
     /// The coordinator is to die now.
     pub crash: Notify,
@@ -80,6 +81,15 @@ impl Weather {
 
     pub fn clear_up(&self) {
         self.is_bad.store(false, Ordering::SeqCst);
+    }
+
+    pub fn tell(&self, what: String) {
+        lock(&self.story).push(what);
+    }
+
+    /// Shards that are down.
+    pub fn down(&self) -> Vec<u32> {
+        lock(&self.down).iter().copied().collect()
     }
 
     fn trouble(&self, shard: ShardId, name: &'static str) -> Option<(Trouble, u64)> {
@@ -127,12 +137,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Flaky {
     shard: Arc<dyn ShardClient>,
     weather: Arc<Weather>,
-    is_down: Arc<AtomicBool>,
 }
 
 impl Flaky {
     pub fn new(shard: Arc<dyn ShardClient>, weather: Arc<Weather>) -> Flaky {
-        Flaky { shard, weather, is_down: Arc::default() }
+        Flaky { shard, weather }
     }
 
     fn unavailable(&self) -> ShardError {
@@ -140,7 +149,8 @@ impl Flaky {
     }
 
     fn arrive(&self) -> Result<(), ShardError> {
-        if self.is_down.load(Ordering::SeqCst) { Err(self.unavailable()) } else { Ok(()) }
+        let is_down = lock(&self.weather.down).contains(&self.shard.id().0);
+        if is_down { Err(self.unavailable()) } else { Ok(()) }
     }
 
     /// Carries a request out as the weather has it. It goes on when whoever asked is gone: it is on its way.
@@ -196,11 +206,11 @@ impl Flaky {
                 Err(lost)
             }
             Trouble::Down => {
-                self.is_down.store(true, Ordering::SeqCst);
-                let is_down = self.is_down.clone();
+                let (weather, id) = (self.weather.clone(), self.shard.id().0);
+                lock(&weather.down).insert(id);
                 tokio::spawn(async move {
                     tokio::time::sleep(pause * 2).await;
-                    is_down.store(false, Ordering::SeqCst);
+                    lock(&weather.down).remove(&id);
                 });
                 Err(self.unavailable())
             }

@@ -55,6 +55,9 @@ const ROWS: i64 = 40;
 /// Lives of the coordinator; after so many the weather clears up.
 const LIVES_MAX: u32 = 15;
 
+/// What the first lives begin with is part of a seed's story.
+const LIVES_TOLD: u32 = 60;
+
 /// A move that takes longer hangs; on a busy machine one takes seconds.
 const END_WAIT: Duration = Duration::from_secs(120);
 
@@ -164,6 +167,10 @@ impl Simulation {
                     return Ok(record.phase);
                 }
                 lives += 1;
+                if lives <= LIVES_TOLD {
+                    let life = format!("life {lives}: {:?}, {:?}", record.phase, record.trouble);
+                    self.weather.tell(life);
+                }
                 if lives > LIVES_MAX {
                     self.weather.clear_up();
                 }
@@ -180,7 +187,9 @@ impl Simulation {
             }
         };
         let ended = self.runtime.block_on(async { tokio::time::timeout(END_WAIT, drive).await });
-        ended.map_err(|_| anyhow!("it has not ended within {END_WAIT:?}"))?
+        ended.map_err(|_| {
+            anyhow!("it has not ended within {END_WAIT:?}; down: {:?}", self.weather.down())
+        })?
     }
 
     fn table(&self, client: &mut Client, table: &str) -> Result<Arc<TableDescriptor>> {
