@@ -20,6 +20,9 @@ mod push_join_to_shards;
 /// Joins with a small side run where the other side is.
 mod broadcast_join;
 
+/// Joins that would count partners apart for each shard get one stream.
+mod gather_probe_side;
+
 /// The longest chain above a scan runs in the shards.
 mod push_to_shards;
 
@@ -27,6 +30,7 @@ mod push_to_shards;
 mod push_groups_to_shards;
 
 pub use broadcast_join::BroadcastJoin;
+pub use gather_probe_side::GatherProbeSide;
 pub use push_groups_to_shards::PushGroupsToShards;
 pub use push_join_to_shards::PushJoinToShards;
 pub use push_to_shards::PushToShards;
@@ -46,8 +50,9 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.insert(after_joins, Arc::new(PushJoinToShards));
     rules.insert(after_joins + 1, Arc::new(BroadcastJoin));
     let end = position(&rules, "EnsureCooperative").unwrap_or(rules.len());
-    rules.insert(end, Arc::new(PushToShards));
-    rules.insert(end + 1, Arc::new(PushGroupsToShards));
+    rules.insert(end, Arc::new(GatherProbeSide));
+    rules.insert(end + 1, Arc::new(PushToShards));
+    rules.insert(end + 2, Arc::new(PushGroupsToShards));
     rules
 }
 
