@@ -227,4 +227,9 @@ impl TableDescriptor {
         shards.dedup();
         shards
     }
+
+    /// Every shard whose rows are written: of a reference table the one with the primary copy, which the others follow.
+    pub fn written_shards(&self) -> Vec<ShardId> {
+        self.primary_copy().map_or_else(|| self.shards(), |primary| vec![primary])
+    }
 }

@@ -50,7 +50,7 @@ pub async fn run(
         Work::Lock(table) => lock(table, store, context, shards).await,
         Work::BuildIndex { table, index } => {
             fresh.insert(table.indexes[*index].storage);
-            for id in written_shards(table) {
+            for id in table.written_shards() {
                 shards.insert(id);
                 store.shard(id)?.build_index(&context.request, table.clone(), *index).await?;
             }
@@ -58,7 +58,7 @@ pub async fn run(
         }
         Work::Rewrite { from, to } => {
             note_storages(to, fresh);
-            for id in written_shards(from) {
+            for id in from.written_shards() {
                 shards.insert(id);
                 store.shard(id)?.rewrite_table(&context.request, from.clone(), to.clone()).await?;
             }
@@ -94,7 +94,7 @@ pub async fn expect_new_tables(
     let is_new = |table: &&Arc<TableDescriptor>| !before.tables.contains_key(&table.oid);
     let tables = after.tables.values().map(|table| &table.descriptor);
     let shards: BTreeSet<ShardId> =
-        tables.filter(is_new).flat_map(|table| written_shards(table)).collect();
+        tables.filter(is_new).flat_map(|table| table.written_shards()).collect();
     let asked = shards.into_iter().map(|id| async move {
         match store.shard(id)?.status().await?.poisoned {
             Some(reason) => Err(PgError::from(ShardError::Poisoned { shard: id, reason })),
@@ -102,11 +102,6 @@ pub async fn expect_new_tables(
         }
     });
     try_join_all(asked).await.map(drop)
-}
-
-/// Shards whose rows are read and written: of a reference table the one with the primary copy, which the others follow.
-fn written_shards(table: &TableDescriptor) -> Vec<ShardId> {
-    table.primary_copy().map_or_else(|| table.shards(), |primary| vec![primary])
 }
 
 fn note_storages(table: &TableDescriptor, fresh: &mut BTreeSet<StorageId>) {
@@ -170,7 +165,7 @@ struct Conversion<'a> {
 
 impl Conversion<'_> {
     async fn run(&self, shards: &mut BTreeSet<ShardId>) -> Result<(), PgError> {
-        let sources = written_shards(self.from);
+        let sources = self.from.written_shards();
         let total = self.expect_all(&sources, shards).await?;
         if let Some(progress) = self.progress {
             progress.copying(total);
@@ -209,7 +204,7 @@ impl Conversion<'_> {
         shards: &mut BTreeSet<ShardId>,
     ) -> Result<u64, PgError> {
         let mut total = 0;
-        let targets = written_shards(&self.to);
+        let targets = self.to.written_shards();
         for id in self.to.shards().into_iter().chain(sources.iter().copied()) {
             let client = self.store.shard(id)?;
             if let Some(reason) = client.status().await?.poisoned {

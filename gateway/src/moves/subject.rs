@@ -104,11 +104,7 @@ impl Subject {
                 let tables = self.tables(catalog);
                 let homes = schemas.iter().filter_map(|schema| catalog.schemas.get(schema));
                 let homes = homes.map(|schema| schema.home);
-                let of_table = |table: &Arc<TableDescriptor>| match table.primary_copy() {
-                    Some(primary) => vec![primary],
-                    None => table.shards(),
-                };
-                homes.chain(tables.iter().flat_map(of_table)).collect()
+                homes.chain(tables.iter().flat_map(|table| table.written_shards())).collect()
             }
         }
     }

@@ -241,7 +241,7 @@ pub fn set_sequence_home(catalog: &mut Catalog, oid: Oid, to: ShardId) {
 }
 
 /// Home tables of schemas, by OID.
-pub fn home_tables(catalog: &Catalog, schemas: &[Oid]) -> Vec<Arc<Table>> {
+fn home_tables(catalog: &Catalog, schemas: &[Oid]) -> Vec<Arc<Table>> {
     let is_home = |table: &&Arc<Table>| {
         schemas.contains(&table.schema) && matches!(table.descriptor.placement, Placement::Home(_))
     };

@@ -195,13 +195,11 @@ impl Shared {
 
     /// The connection; waits for an attempt that has just begun, and a moment for another one while the shard is away.
     async fn connection(&self) -> Result<Arc<Connection>, ShardError> {
-        let reason = match &*self.state.borrow() {
-            State::Up(connection) => return Ok(connection.clone()),
-            State::Down(reason) => Some(reason.clone()),
-            State::Connecting => None,
-        };
-        if let Some(reason) = reason {
-            return self.probe(&reason).await;
+        let state = self.state.borrow().clone();
+        match state {
+            State::Up(connection) => return Ok(connection),
+            State::Down(reason) => return self.probe(&reason).await,
+            State::Connecting => {}
         }
         let mut state = self.state.subscribe();
         let decided = state.wait_for(|state| !matches!(state, State::Connecting));

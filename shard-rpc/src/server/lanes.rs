@@ -6,7 +6,7 @@
 
 use std::{io, net::TcpStream, num::NonZero, thread, time::Duration};
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all};
 use tokio::{
     net::TcpListener,
     runtime::Builder,
@@ -40,7 +40,7 @@ struct Lane {
     /// Says how serving ended.
     served: oneshot::Receiver<Result<(), transport::Error>>,
     /// The thread goes on, for what connections left behind, until this is dropped,
-    hold: Option<oneshot::Sender<()>>,
+    _hold: oneshot::Sender<()>,
     /// and has closed them all when this is.
     ended: oneshot::Receiver<()>,
 }
@@ -88,7 +88,7 @@ impl Lanes {
                     drop(runtime);
                     drop(ends);
                 })?;
-            Ok(Lane { connections, served: is_served, hold: Some(hold), ended })
+            Ok(Lane { connections, served: is_served, _hold: hold, ended })
         };
         let lanes: io::Result<Vec<Lane>> = (0..n_lanes).map(one).collect();
         let lanes = lanes.map_err(|error| ServerError::Serve(error.to_string()))?;
@@ -126,12 +126,9 @@ impl Lanes {
     }
 
     /// Closes what is open; returns when all is closed.
-    pub async fn end(mut self) {
-        for lane in &mut self.lanes {
-            lane.hold = None;
-        }
-        let mut ended: FuturesUnordered<_> = self.lanes.into_iter().map(|it| it.ended).collect();
-        while ended.next().await.is_some() {}
+    pub async fn end(self) {
+        // What else a lane is made of, its hold among it, is dropped here.
+        join_all(self.lanes.into_iter().map(|lane| lane.ended)).await;
     }
 }
 

@@ -179,38 +179,38 @@ impl Walk<'_> {
 
     /// Best first over all nodes, keeping entries that count. Nothing if that takes more than `limit` nodes.
     pub(super) fn over_all(&mut self, start: u32, limit: usize) -> Option<Vec<u32>> {
-        let mut nearest = BinaryHeap::with_capacity(4 * self.ef);
-        let mut results = Results::new(self.ef);
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut n_left = limit;
-        self.visited.insert(start);
-        self.meet(start, &mut nearest, &mut results);
-        while let Some(Reverse(node)) = nearest.pop() {
-            if (node >> 32) as u32 > results.limit() {
-                break;
-            }
-            batch.clear();
-            for id in self.slots.neighbours(node as u32, 0) {
-                if self.visited.insert(id) {
-                    self.slots.prefetch(id);
+        self.best_first(start, limit, |walk, node, n_left, batch| {
+            for id in walk.slots.neighbours(node, 0) {
+                if walk.visited.insert(id) {
+                    walk.slots.prefetch(id);
                     batch.push(id);
                 }
             }
-            self.spent.n_candidates += batch.len();
-            for &id in &batch {
-                self.meet(id, &mut nearest, &mut results);
-            }
-            n_left = n_left.saturating_sub(batch.len());
-            if n_left == 0 {
-                return None;
-            }
-        }
-        Some(results.into_ids())
+            walk.spent.n_candidates += batch.len();
+            *n_left = n_left.saturating_sub(batch.len());
+        })
     }
 
     /// Best first over nodes that match, stepping over those that do not (ACORN, Patel et al. 2024): their neighbours
     /// stand in for them. Nothing if that takes more than `limit` tests.
     pub(super) fn over_matching(&mut self, start: u32, limit: usize) -> Option<Vec<u32>> {
+        self.best_first(start, limit, |walk, node, n_left, batch| {
+            walk.matching_near(node, n_left, batch);
+            for &id in batch.iter() {
+                walk.slots.prefetch(id);
+            }
+        })
+    }
+
+    /// Goes on from the nearest node not gone on from yet, until it is farther than all results. `near` adds what is met from
+    /// a node to the empty batch, and takes from what is left of the limit; nothing if none is left.
+    #[inline]
+    fn best_first(
+        &mut self,
+        start: u32,
+        limit: usize,
+        near: impl Fn(&mut Self, u32, &mut usize, &mut Vec<u32>),
+    ) -> Option<Vec<u32>> {
         let mut nearest = BinaryHeap::with_capacity(4 * self.ef);
         let mut results = Results::new(self.ef);
         let mut batch = Vec::with_capacity(BATCH);
@@ -222,10 +222,7 @@ impl Walk<'_> {
                 break;
             }
             batch.clear();
-            self.matching_near(node as u32, &mut n_left, &mut batch);
-            for &id in &batch {
-                self.slots.prefetch(id);
-            }
+            near(self, node as u32, &mut n_left, &mut batch);
             for &id in &batch {
                 self.meet(id, &mut nearest, &mut results);
             }
